@@ -1,0 +1,64 @@
+"""What the site needs and Jupyter Book does not do.
+
+- A cell with the tag `claim-42` becomes the target `#claim-42`, for the links on the claims' page.
+- Links in outputs lead to `NAME.ipynb`, which is right in JupyterLab; here they become pages.
+- The repository's address is not in the files: it comes from GitHub Actions or from git's remote,
+  so that a fork's buttons lead to the fork. Without one there are no such buttons.
+"""
+
+import os
+import re
+import subprocess
+
+from docutils import nodes
+
+
+def name_claims(app, doctree):
+    """Give the first cell that proves a claim the claim's name."""
+    known = set()
+    for cell in doctree.findall(nodes.container):
+        for name in cell["classes"]:
+            tag = name.removeprefix("tag_")
+            if re.fullmatch(r"claim-\d+", tag) and tag not in known:
+                known.add(tag)
+                cell["ids"].append(tag)
+
+
+def lead_to_pages(app, doctree, docname):
+    for raw in doctree.findall(nodes.raw):
+        if raw.get("format") == "html" and ".ipynb" in raw.astext():
+            html = re.sub(r'href="(\w+)\.ipynb', r'href="\1.html', raw.astext())
+            raw.children = [nodes.Text(html)]
+
+
+def repository():
+    """https://github.com/OWNER/NAME, or nothing."""
+    if name := os.environ.get("GITHUB_REPOSITORY"):
+        return f"https://github.com/{name}"
+    remote = subprocess.run(
+        ["git", "remote", "get-url", "origin"], capture_output=True, text=True, check=False
+    ).stdout
+    found = re.search(r"github\.com[:/](.+?)(?:\.git)?$", remote.strip())
+    return f"https://github.com/{found[1]}" if found else ""
+
+
+def add_address(app, config):
+    if address := repository():
+        owner, name = address.rsplit("/", 2)[1:]
+        config.ogp_site_url = f"https://{owner}.github.io/{name}/"
+        config.html_theme_options |= {
+            "repository_url": address,
+            "repository_branch": "main",
+            "use_repository_button": True,
+            "launch_buttons": {
+                "binderhub_url": "https://mybinder.org",
+                "notebook_interface": "jupyterlab",
+            },
+        }
+
+
+def setup(app):
+    app.connect("config-inited", add_address)
+    app.connect("doctree-read", name_claims)
+    app.connect("doctree-resolved", lead_to_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,38 @@
+"""The laboratory: what the notebooks import to run a server, play a client and ask the kernel.
+
+    server    a server in a background process         kernel    what the kernel says of it
+    clients   a plain client, and the awkward ones     record    everything a run did, on one clock
+    survival  every server against every client        show      figures and tables
+    check     exercises and claims                     chapters  the notebooks themselves
+"""
+
+import select
+import sys
+from pathlib import Path
+
+if not hasattr(select, "epoll"):
+    raise ImportError(
+        "epoll is Linux's own, and this system has none. "
+        "Read the book, or open it on Binder, in a container or in WSL."
+    )
+
+_BOOK = Path(__file__).resolve().parent.parent
+_ipython = sys.modules.get("IPython")
+if _ipython and _ipython.get_ipython() and Path.cwd().resolve() != _BOOK:
+    raise ImportError(
+        f"This notebook works in its own folder, {_BOOK}, where its servers are written to run/; "
+        f"it was started in {Path.cwd()}."
+    )
+(_BOOK / "run").mkdir(exist_ok=True)
+
+from . import clients, kernel, server, show, survival  # noqa: E402
+from .check import VERDICTS, check, claims, proofs, verdicts  # noqa: E402
+from .clients import Conversation, get  # noqa: E402
+from .kernel import free_port  # noqa: E402
+from .record import record  # noqa: E402
+from .server import start, stop_all, until  # noqa: E402
+
+__all__ = [
+    "Conversation", "VERDICTS", "check", "claims", "clients", "free_port", "get", "kernel", "proofs",
+    "record", "server", "show", "start", "stop_all", "survival", "until", "verdicts",
+]  # fmt: skip

@@ -1,0 +1,195 @@
+"""The recorder's half inside the recorded process: `_traced.py DESCRIPTOR CALLS SERVER ARGUMENTS`.
+
+It puts a subclass in the place of `socket.socket` and a wrapper in the place of `select.epoll`,
+then runs the server as `__main__`. Each call is written as two lines of JSON, one when it begins
+and one when it returns, so that the call in which a server dies or hangs for ever is seen too.
+Between them go the lines of the server's file that were executed, per thread.
+
+A write is one write(2) to a file that the parent reads: nothing blocks here, and what was written
+before a SIGKILL stays. When the agreed number of calls is reached, recording ends and says so.
+"""
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import runpy
+import select
+import socket
+import sys
+import threading
+import time
+import weakref
+
+import kernel  # beside this file, which is run as a script
+
+SOCKET_CALLS = (
+    "bind", "listen", "accept", "connect", "connect_ex", "recv", "recv_into", "send", "sendall",
+    "sendmsg", "shutdown", "close", "setsockopt", "setblocking", "settimeout",
+)  # fmt: skip
+EPOLL_CALLS = ("register", "modify", "unregister", "poll", "close")
+LINES_AT_ONCE = 200
+
+
+class Recorder:
+    """Writes what happens to a descriptor, up to a number of calls."""
+
+    def __init__(self, out, most_calls, server):
+        self.out, self.most_calls, self.server = out, most_calls, server
+        self.active, self.numbers = True, itertools.count(1)
+        self.lock, self.local = threading.Lock(), threading.local()
+        self.sockets, self.epolls = weakref.WeakSet(), weakref.WeakSet()
+
+    def write(self, **record):
+        os.write(self.out, json.dumps(record).encode() + b"\n")
+
+    def around(self, name, what, method, *arguments, **keywords):
+        """Call method, and record the call under a name. what: the socket or epoll object."""
+        line = self.line_of_server()
+        if not self.active or line is None or getattr(self.local, "inside", False):
+            return method(*arguments, **keywords)
+        with self.lock:
+            number = next(self.numbers)
+            if number > self.most_calls:
+                self.stop()
+                return method(*arguments, **keywords)
+        fd = what.fileno() if what else None
+        self.write(
+            begins=number, t=time.monotonic(), thread=threading.current_thread().name, line=line,
+            call=name, fd=fd, given=[describe(value) for value in arguments[1:]],
+            lines=self.take_lines(),
+        )  # fmt: skip
+        self.local.inside = True
+        got, error = None, None
+        try:
+            got = method(*arguments, **keywords)
+            return got
+        except BaseException as exception:
+            error = type(exception).__name__
+            raise
+        finally:
+            now = time.monotonic()
+            self.local.inside = False
+            self.write(returns=number, t=now, got=describe(got), error=error, **self.state())
+
+    def state(self):
+        """Every socket's state and queues, and every interest list, as the kernel has them now."""
+        seen = {"sockets": {}, "interest": {}}
+        for each in list(self.sockets):
+            with contextlib.suppress(OSError):  # closed, perhaps by another thread
+                seen["sockets"][each.fileno()] = [kernel.state_of(each), *kernel.queues_of(each)]
+        for each in list(self.epolls):
+            with contextlib.suppress(OSError, ValueError):
+                watched = kernel.interest_list("self", each.fileno())
+                names = {fd: kernel.mask_names(mask) for fd, mask in watched.items()}
+                seen["interest"][each.fileno()] = names
+        return seen
+
+    def line_of_server(self):
+        """The line of the server's own file that we were called from, or None."""
+        frame = sys._getframe(2)
+        while frame and frame.f_code.co_filename != self.server:
+            frame = frame.f_back
+        return frame and frame.f_lineno
+
+    def trace(self, frame, event, argument):
+        """For settrace: follow the frames of the server's file, and note each executed line."""
+        if not self.active or frame.f_code.co_filename != self.server:
+            return None
+        if event == "line":
+            lines = self.lines()
+            lines.append([time.monotonic(), frame.f_lineno])
+            if len(lines) >= LINES_AT_ONCE:  # it runs without calling anything
+                self.around("(runs)", None, lambda: None)
+        return self.trace
+
+    def lines(self):
+        if not hasattr(self.local, "lines"):
+            self.local.lines = []
+        return self.local.lines
+
+    def take_lines(self):
+        taken, self.local.lines = self.lines(), []
+        return taken
+
+    def stop(self):
+        if self.active:
+            self.active = False
+            self.write(capped=self.most_calls, t=time.monotonic())
+
+
+def describe(value):
+    """A value as JSON: bytes by length and beginning, sockets by descriptor."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"bytes": len(value), "begins": bytes(value[:40]).decode("latin-1")}
+    if isinstance(value, socket.socket):
+        return {"fd": value.fileno()}
+    if isinstance(value, (list, tuple)):
+        return [describe(each) for each in value]
+    return value if isinstance(value, (int, float, str, type(None))) else repr(value)
+
+
+def recorded_socket(recorder):
+    """A subclass of socket.socket whose calls are recorded."""
+    original = socket.socket
+
+    class RecordedSocket(original):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            recorder.sockets.add(self)
+
+    for name in SOCKET_CALLS:
+        method = getattr(original, name)
+
+        def call(self, *arguments, _name=name, _method=method, **keywords):
+            return recorder.around(_name, self, _method, self, *arguments, **keywords)
+
+        setattr(RecordedSocket, name, functools.wraps(method)(call))
+    RecordedSocket.__name__ = RecordedSocket.__qualname__ = "socket"
+    return RecordedSocket
+
+
+def recorded_epoll(recorder):
+    """A stand-in for select.epoll, which cannot be subclassed."""
+    original = select.epoll
+
+    class RecordedEpoll:
+        def __init__(self, *arguments, **keywords):
+            self._epoll = original(*arguments, **keywords)
+            recorder.epolls.add(self)
+
+        def __getattr__(self, name):
+            return getattr(self._epoll, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            self.close()
+
+    for name in EPOLL_CALLS:
+
+        def call(self, *arguments, _name=name, **keywords):
+            method = getattr(original, _name)
+            return recorder.around(_name, self, method, self._epoll, *arguments, **keywords)
+
+        setattr(RecordedEpoll, name, call)
+    return RecordedEpoll
+
+
+def main():
+    out, most_calls, server = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    recorder = Recorder(out, most_calls, server)
+    socket.socket = recorded_socket(recorder)
+    select.epoll = recorded_epoll(recorder)
+    del sys.modules["kernel"]
+    sys.argv[:] = sys.argv[3:]
+    sys.path[0] = os.path.dirname(server)
+    threading.settrace(recorder.trace)
+    sys.settrace(recorder.trace)
+    runpy.run_path(server, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

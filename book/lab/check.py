@@ -1,0 +1,107 @@
+"""The exercises' checks, and the claims with their verdicts.
+
+An exercise asks for a server that survives some client; `check` plays that client of the survival
+matrix against the reader's file and says what became of it.
+"""
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from IPython.display import HTML
+
+from . import chapters, show, survival
+from .server import ServerError, find
+
+
+def check(name, *clients, **traits):
+    """Play clients of the survival matrix, by their names, against a server of the reader's own.
+
+    name: a file in run/, or a path. traits: what sets the server apart, as survival.Column has
+    it: answers_once, one_at_a_time, long_answer. Prints a line for each client.
+    """
+    column = survival.Column(Path(name).stem, str(find(name)), **traits)
+    rows = [survival.row(client) for client in clients]
+    try:
+        verdicts = survival.survey(rows, [column])
+    except ServerError as error:
+        print(error)
+        return
+    for row in rows:
+        verdict = verdicts[row.name, column.chapter]
+        done = "solved" if verdict.word in ("ok", "ends") else "not yet"
+        print(f"{row.name}: {done} ({verdict})")
+
+
+CLAIMS = Path(__file__).parent.parent / "claims.yml"
+VERDICTS = {
+    "holds": ("holds", "good"),
+    "caveat": ("holds, with a caveat", "warn"),
+    "outdated": ("no longer", "warn"),
+    "wrong": ("wrong", "bad"),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the article, in our words.
+
+    verdict: a key of VERDICTS. reason: why, in a sentence or two; empty where it simply holds.
+    chapter: the notebook that it belongs to. untestable: why no cell can prove it, or "".
+    """
+
+    number: int
+    place: str
+    claim: str
+    verdict: str
+    reason: str
+    chapter: str
+    untestable: str = ""
+
+
+def claims():
+    """All claims, {number: Claim}. Raises ValueError, naming the claim, where the data is off."""
+    found = {}
+    for entry in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")):
+        try:
+            claim = Claim(**entry)
+        except TypeError as error:
+            raise ValueError(f"{CLAIMS.name}: claim {entry.get('number')}: {error}") from None
+        if claim.number in found or claim.verdict not in VERDICTS:
+            raise ValueError(f"{CLAIMS.name}: claim {claim.number}: twice, or a verdict unknown")
+        found[claim.number] = claim
+    return found
+
+
+def proofs():
+    """Which notebook's cell proves which claim, {number: notebook}: the cells' tags say so."""
+    found = {}
+    for path in chapters.notebooks():
+        for cell in chapters.read(path).cells:
+            for tag in cell.metadata.get("tags", []):
+                if tag.startswith("claim-"):
+                    found.setdefault(int(tag.removeprefix("claim-")), path.stem)
+    return found
+
+
+def _card(claim, proven_in, place):
+    """A claim as HTML: verdict, claim, why, and the way to its proof."""
+    word, kind = VERDICTS[claim.verdict]
+    number = str(claim.number)
+    if proven_in:
+        number = show.link(proven_in, number, f"claim-{number}")
+    elif not claim.untestable:
+        number += ", not yet proven"
+    why = [claim.reason, claim.untestable, f"({claim.place})" if place else ""]
+    return (
+        f'<div class="lab-claim"><p>{html.escape(claim.claim)}</p><p>{show.pill(word, kind)} '
+        f"<small>{html.escape(' '.join(filter(None, why)))} [{number}]</small></p></div>"
+    )
+
+
+def verdicts(*numbers, place=False):
+    """The claims of these numbers with their verdicts, to read; with the place where they stand."""
+    known, proven = claims(), proofs()
+    cards = "".join(_card(known[number], proven.get(number), place) for number in numbers)
+    return HTML(show.CSS + cards)

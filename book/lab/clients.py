@@ -1,0 +1,346 @@
+"""Clients: a plain one, one that can be led by hand, and the awkward ones.
+
+`get` is what most cells need. A `Conversation` is a connection led step by step, which remembers
+what it sent and got and when. The awkward clients at the bottom are functions of a connected
+conversation and the server; chapters, the survival matrix and the tests use the same ones.
+
+Nothing here waits for ever: every operation has a deadline.
+"""
+
+import contextlib
+import functools
+import http.client
+import io
+import socket
+import ssl
+import struct
+import time
+from dataclasses import dataclass
+
+from . import kernel
+from .server import until
+
+REQUEST = b"GET / HTTP/1.0\r\n\r\n"
+HALF = b"GET / HT"
+SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One HTTP answer: status as a number, headers by lower-case name, body in bytes."""
+
+    status: int
+    headers: dict
+    body: bytes
+
+    def __str__(self):
+        return f"{self.status} {self.body.decode('utf-8', 'backslashreplace')!r}"
+
+
+class _Unclosed(io.BytesIO):
+    """Bytes that http.client may read as a connection, one answer after another."""
+
+    def makefile(self, mode):
+        return self
+
+    def close(self):
+        pass
+
+
+def parse_answers(raw, method="GET"):
+    """The complete HTTP answers that raw bytes hold, as a list; what is not HTTP ends it."""
+    source, answers = _Unclosed(raw), []
+    while source.tell() < len(raw):
+        response = http.client.HTTPResponse(source, method=method)
+        try:
+            response.begin()
+            body = response.read()
+        except (http.client.HTTPException, ValueError):
+            break
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        answers.append(Answer(response.status, headers, body))
+    return answers
+
+
+class Conversation:
+    """One connection, led by hand: connect, send, receive, half-close, close, reset.
+
+    address: (host, port). name: what pictures call it. seconds: the deadline of every operation,
+    after which it raises TimeoutError. `received` is all that came so far, `ended` how the other
+    side's half ended: "closed", "reset", or None. `events` lists (time, what, bytes).
+    """
+
+    def __init__(self, address, name="client", seconds=SECONDS):
+        self.address, self.name, self.seconds = address, name, seconds
+        self.events, self.received, self.ended = [], b"", None
+        self.others = []  # conversations that this one has opened beside it
+        began = time.monotonic()
+        self.socket = socket.create_connection(address, timeout=seconds)
+        self.port = self.socket.getsockname()[1]  # our own: the kernel's tables know us by it
+        self.events.append((began, "calls", 0))
+        self._note("connected")
+
+    def _note(self, what, count=0):
+        self.events.append((time.monotonic(), what, count))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    @property
+    def is_closed(self):
+        return self.socket.fileno() < 0
+
+    def state(self):
+        """The state of our end, as TCP names it."""
+        return kernel.state_of(self.socket)
+
+    def another(self):
+        """A second conversation with the same server; it ends when this one does."""
+        other = Conversation(self.address, f"{self.name}, again", self.seconds)
+        self.others.append(other)
+        return other
+
+    def send(self, data):
+        """Send all of data. Raises TimeoutError, BrokenPipeError, ConnectionResetError."""
+        self.socket.sendall(data)
+        self._note("sent", len(data))
+
+    def receive(self, size=65536):
+        """Receive what is there, at the most size bytes, waiting for the first one.
+
+        Returns b"" at the end of input; `ended` then says whether it came by a close or a reset.
+        """
+        try:
+            data = self.socket.recv(size)
+        except ConnectionResetError:
+            data, self.ended = b"", "reset"
+        else:
+            self.ended = self.ended or (None if data else "closed")
+        self._note("got" if data else self.ended, len(data))
+        self.received += data
+        return data
+
+    def read_all(self):
+        """Receive until the end of input, or until nothing comes any more; return all of it."""
+        with contextlib.suppress(TimeoutError):
+            while self.receive():
+                pass
+        return self.received
+
+    def answers(self, method="GET"):
+        """The complete HTTP answers received so far."""
+        return parse_answers(self.received, method)
+
+    def half_close(self):
+        """Send no more (a FIN goes out), but stay to listen."""
+        self.socket.shutdown(socket.SHUT_WR)
+        self._note("half-closed")
+
+    def close(self):
+        """Close: a FIN, or a reset if input is left unread. Twice does no harm."""
+        for other in self.others:
+            other.close()
+        if not self.is_closed:
+            self.socket.close()
+            self._note("left")
+
+    def reset(self):
+        """Leave with a reset: SO_LINGER on, with no time to linger, socket(7)."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+        self._note("reset it")
+
+
+def get(address, seconds=SECONDS):
+    """Ask for / and return the Answer. Raises TimeoutError or ConnectionError without one."""
+    with Conversation(address, seconds=seconds) as talk:
+        talk.send(REQUEST)
+        talk.read_all()
+        answers = talk.answers()
+        if not answers:
+            how = talk.ended or f"silent for {seconds} s"
+            raise ConnectionError(f"no answer: the connection was {how}")
+        return answers[0]
+
+
+# The awkward clients. Each is a function (talk, server): talk is a Conversation, connected just
+# now, that nobody has used; server is a Server. When it returns without closing talk, it stays.
+
+
+def plain_get(talk, server):
+    """Asks, and reads the answer to its end."""
+    talk.send(REQUEST)
+    talk.read_all()
+
+
+def one_byte_at_a_time(talk, server):
+    """Sends its request in segments of one byte, each when the server sleeps again."""
+    talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for number in range(len(REQUEST)):
+        talk.send(REQUEST[number : number + 1])
+        with contextlib.suppress(TimeoutError, ProcessLookupError):
+            until(lambda: kernel.blocked_in(server.pid), 0.05)
+    talk.read_all()
+
+
+def two_at_once(talk, server):
+    """Two connections ask at the same time; then each reads its answer."""
+    other = talk.another()
+    talk.send(REQUEST)
+    other.send(REQUEST)
+    talk.read_all()
+    other.read_all()
+
+
+def says_nothing(talk, server):
+    """Connects, says nothing and stays."""
+
+
+def connects_and_closes(talk, server):
+    """Connects and closes: a FIN, and not one byte."""
+    talk.close()
+
+
+def half_a_request_then_closes(talk, server):
+    """Sends the first eight bytes of a request, then closes."""
+    talk.send(HALF)
+    talk.close()
+
+
+def half_a_request_then_resets(talk, server):
+    """Sends the first eight bytes of a request and a reset while the server is stopped."""
+    with server.paused():
+        talk.send(HALF)
+        talk.reset()
+
+
+def whole_request_then_resets(talk, server):
+    """Sends a whole request and a reset while the server is stopped: it finds both."""
+    with server.paused():
+        talk.send(REQUEST)
+        talk.reset()
+
+
+def asks_and_leaves(talk, server):
+    """Asks and closes without reading; a cork keeps request and FIN in one segment."""
+    talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    talk.send(REQUEST)
+    talk.close()
+
+
+def half_closes_after_asking(talk, server):
+    """Asks, sends a FIN in the same segment, and stays to read the answer."""
+    talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    talk.send(REQUEST)
+    talk.half_close()
+    talk.read_all()
+
+
+def bytes_that_are_not_utf8(talk, server):
+    """Asks for a path of two bytes that no UTF-8 text has."""
+    talk.send(b"GET /\xff\xfe HTTP/1.0\r\n\r\n")
+    talk.read_all()
+
+
+def a_body_left_unread(talk, server):
+    """Posts 4 kB in one piece: all of it is there before the server has read a byte."""
+    body = b"x" * 4096
+    with server.paused():
+        talk.send(b"POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    talk.read_all()
+
+
+def two_pipelined_requests(talk, server):
+    """Sends two requests of HTTP/1.1 in one segment, the second asking to close."""
+    talk.send(
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    talk.read_all()
+
+
+def _send_for(talk, seconds, piece, at_most):
+    """Send a piece again and again, until the time or the amount is up, or nobody takes it."""
+    deadline, sent = time.monotonic() + seconds, 0
+    talk.socket.settimeout(0.2)
+    with contextlib.suppress(OSError):
+        while sent < at_most and time.monotonic() < deadline:
+            talk.send(piece)
+            sent += len(piece)
+    talk.socket.settimeout(talk.seconds)
+
+
+def a_header_without_end(talk, server):
+    """Sends header lines, 64 kB of them, never the empty one, and stays."""
+    talk.send(b"GET / HTTP/1.0\r\n")
+    _send_for(talk, 2, b"X-More: and more\r\n" * 8, 64 * 1024)
+
+
+def sends_without_pause(talk, server):
+    """Sends bytes without a line end as fast as it can, for at least a second."""
+    _send_for(talk, 1, b"x" * 16384, 64 * 1024 * 1024)
+
+
+def never_reads_a_long_answer(talk, server):
+    """Asks, with the smallest receive buffer there is, and reads nothing."""
+    talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    talk.send(REQUEST)
+
+
+DESCRIPTORS = 16
+
+
+def more_clients_than_descriptors(talk, server):
+    """Twice as many silent clients as the server may have descriptors; then all leave."""
+    import resource
+
+    server.limit(resource.RLIMIT_NOFILE, kernel.descriptors(server.pid) + DESCRIPTORS)
+    talk.seconds = 0.3  # of those that find the queue full
+    with contextlib.suppress(OSError):
+        for _ in range(2 * DESCRIPTORS):
+            talk.another()
+    talk.close()
+
+
+def head(talk, server):
+    """Asks for the header alone."""
+    talk.send(b"HEAD / HTTP/1.0\r\n\r\n")
+    talk.read_all()
+
+
+def a_bare_line_feed(talk, server):
+    """Sends two line feeds, which ask for nothing, and a FIN, and waits for the end."""
+    talk.send(b"\n\n")
+    talk.half_close()
+    talk.read_all()
+
+
+@functools.cache
+def tls_hello():
+    """The first bytes of a TLS client, made by the ssl module, with no empty line among them."""
+    while True:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        engine = ssl.create_default_context().wrap_bio(
+            incoming, outgoing, server_hostname="localhost"
+        )
+        with contextlib.suppress(ssl.SSLWantReadError):
+            engine.do_handshake()
+        hello = outgoing.read()
+        if b"\n\n" not in hello and b"\n\r\n" not in hello:
+            return hello
+
+
+def a_tls_hello(talk, server):
+    """Takes the server for an https one, and waits for its certificate."""
+    talk.send(tls_hello())
+    talk.socket.settimeout(0.5)
+    talk.read_all()
+
+
+def its_console_closed(talk, server):
+    """Asks after the terminal that the server prints to has been closed."""
+    server.close_console()
+    plain_get(talk, server)

@@ -1,0 +1,253 @@
+"""What the kernel says of a process and its sockets, without privileges.
+
+Everything here is read from /proc, from `getsockopt(TCP_INFO)` or by `ioctl`, and looks the same
+to any program of the same user. The recorder imports this module into the recorded process as
+well, so it needs nothing but the standard library.
+
+Sources: proc(5), tcp(7), epoll(7); the columns of /proc/net/tcp are those of `get_tcp4_sock` in
+net/ipv4/tcp_ipv4.c.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import platform
+import random
+import select
+import socket
+import struct
+import termios
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+# include/net/tcp_states.h
+STATES = (
+    "?", "ESTABLISHED", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSE",
+    "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING", "NEW-SYN-RECV",
+)  # fmt: skip
+TIMERS = ("off", "retransmit", "keepalive", "timewait", "probe")
+
+# The calls that a server of this book can be found in. The numbers are the machine's own:
+# arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
+CALLS = {
+    "x86_64": {
+        0: "read", 1: "write", 7: "poll", 23: "select", 35: "nanosleep", 42: "connect",
+        43: "accept", 44: "sendto", 45: "recvfrom", 46: "sendmsg", 47: "recvmsg", 61: "wait4",
+        202: "futex", 230: "clock_nanosleep", 232: "epoll_wait", 270: "pselect6", 271: "ppoll",
+        281: "epoll_pwait", 288: "accept4", 441: "epoll_pwait2",
+    },
+    "aarch64": {
+        22: "epoll_pwait", 63: "read", 64: "write", 72: "pselect6", 73: "ppoll", 98: "futex",
+        101: "nanosleep", 115: "clock_nanosleep", 202: "accept", 203: "connect", 206: "sendto",
+        207: "recvfrom", 211: "sendmsg", 212: "recvmsg", 242: "accept4", 260: "wait4",
+        441: "epoll_pwait2",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """Where a thread sleeps: the system call, and the kernel function that put it to sleep."""
+
+    call: str
+    channel: str
+
+    def __str__(self):
+        return f"{self.call}, asleep in {self.channel}"
+
+
+def blocked_in(pid, thread=None):
+    """What a thread (default: the main one) is blocked in: a Blocked, or None while it runs.
+
+    Raises ProcessLookupError when it has ended, PermissionError when it is not ours to look at.
+    """
+    task = f"/proc/{pid}/task/{thread or pid}"
+    try:
+        words = Path(f"{task}/syscall").read_text().split()
+        channel = Path(f"{task}/wchan").read_text()
+    except FileNotFoundError:
+        raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended") from None
+    if words[0] == "running" or words[0] == "-1":
+        return None
+    names = CALLS.get(platform.machine(), {})
+    return Blocked(names.get(int(words[0]), f"system call {words[0]}"), channel)
+
+
+def cpu_time(pid):
+    """CPU time that a process has used, in seconds, to the nanosecond.
+
+    The clock of another process: clock_getcpuclockid(3), include/linux/posix-timers.h.
+    """
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def cpu_share(pid, seconds=0.25):
+    """The part of one core that a process uses during a window of so many seconds."""
+    used, began = cpu_time(pid), time.monotonic()
+    time.sleep(seconds)  # a measuring window, not a wait for something
+    return (cpu_time(pid) - used) / (time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class Socket:
+    """One row of /proc/net/tcp or tcp6.
+
+    unread: bytes received and not read; of a listening socket, clients in its accept queue.
+    unsent: bytes sent and not yet acknowledged. timer: its name; left: seconds until it fires.
+    """
+
+    state: str
+    local: tuple
+    remote: tuple
+    unread: int
+    unsent: int
+    timer: str
+    left: float
+    inode: int
+
+
+def _address(field):
+    """`0100007F:1F90` as ('127.0.0.1', 8080): words of four bytes, each in the machine's order."""
+    host, port = field.split(":")
+    words = struct.unpack(f">{len(host) // 8}I", bytes.fromhex(host))
+    packed = struct.pack(f"={len(words)}I", *words)
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+    return socket.inet_ntop(family, packed), int(port, 16)
+
+
+def sockets(port=None, pid=None):
+    """The TCP sockets of this machine: all, those with a port at either end, those of a process."""
+    inodes = None if pid is None else _inodes(pid)
+    ticks = os.sysconf("SC_CLK_TCK")
+    found = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(FileNotFoundError):  # a machine without IPv6
+            for line in Path(table).read_text().splitlines()[1:]:
+                _, local, remote, state, queues, timer, _, _, _, inode, *_ = line.split()
+                row = Socket(
+                    STATES[int(state, 16)],
+                    _address(local),
+                    _address(remote),
+                    int(queues.split(":")[1], 16),
+                    int(queues.split(":")[0], 16),
+                    TIMERS[int(timer.split(":")[0], 16)],
+                    int(timer.split(":")[1], 16) / ticks,
+                    int(inode),
+                )
+                if (port is None or port in (row.local[1], row.remote[1])) and (
+                    inodes is None or row.inode in inodes
+                ):
+                    found.append(row)
+    return found
+
+
+def _inodes(pid):
+    """The inodes of a process's sockets, by which /proc/net/tcp knows them."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            target = os.readlink(link)
+            if target.startswith("socket:["):
+                inodes.add(int(target[8:-1]))
+    return inodes
+
+
+def find_socket(local, remote=None):
+    """The socket with that local address (and remote one), or None."""
+    return next(
+        (
+            row
+            for row in sockets(local[1])
+            if row.local == tuple(local[:2]) and (remote is None or row.remote == tuple(remote[:2]))
+        ),
+        None,
+    )
+
+
+def descriptors(pid):
+    """How many descriptors a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def memory(pid):
+    """Memory that a process alone has written to, in bytes (Private_Dirty, proc(5))."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Private_Dirty:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended")
+
+
+def state_of(sock):
+    """The TCP state of one of our own sockets: the first byte of TCP_INFO, tcp(7)."""
+    return STATES[sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]]
+
+
+def queues_of(sock):
+    """(unread, unsent) of one of our own sockets: bytes; of a listening one, waiting and limit."""
+    if state_of(sock) == "LISTEN":
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+        return struct.unpack_from("=II", info, 24)  # tcpi_unacked, tcpi_sacked: net/ipv4/tcp.c
+    return tuple(
+        struct.unpack("=i", fcntl.ioctl(sock.fileno(), call, b"\0" * 4))[0]
+        for call in (termios.FIONREAD, termios.TIOCOUTQ)
+    )
+
+
+EVENTS = {
+    getattr(select, name): name.removeprefix("EPOLL")
+    for name in (
+        "EPOLLIN", "EPOLLPRI", "EPOLLOUT", "EPOLLERR", "EPOLLHUP", "EPOLLRDHUP",
+        "EPOLLEXCLUSIVE", "EPOLLONESHOT", "EPOLLET",
+    )
+}  # fmt: skip
+
+
+def mask_names(mask):
+    """An epoll mask in names, `IN|RDHUP`; `-` for an empty one."""
+    return "|".join(name for bit, name in EVENTS.items() if mask & bit) or "-"
+
+
+def interest_list(pid, fd):
+    """What an epoll instance watches: {descriptor: mask}, from /proc/PID/fdinfo/FD, epoll(7)."""
+    watched = {}
+    for line in Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines():
+        if line.startswith("tfd:"):
+            words = line.split()
+            watched[int(words[1])] = int(words[3], 16)
+    return watched
+
+
+def epolls(pid):
+    """The descriptors of a process that are epoll instances."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(link) == "anon_inode:[eventpoll]":
+                found.append(int(link.name))
+    return sorted(found)
+
+
+_reserved = []  # abstract sockets: they hold a port for this process, and go with it
+
+
+def free_port():
+    """A port for a listener that will be bound more than once.
+
+    Below the range from which the kernel takes ports for outgoing connections, so that no other
+    connection can take it meanwhile; without a trace of an older connection; and given to one
+    notebook only, which holds it by the name of an abstract socket, unix(7).
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(10_000, lowest), 200):
+        if sockets(port):
+            continue
+        holder = socket.socket(socket.AF_UNIX)
+        try:
+            holder.bind(f"\0the-ready-list-port-{port}")
+            _reserved.append(holder)
+            return port
+        except OSError:
+            holder.close()
+    raise RuntimeError(f"found no free port below {lowest}")

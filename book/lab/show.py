@@ -1,0 +1,232 @@
+"""Figures and tables, in one style for the whole book.
+
+A figure is drawn twice, for a wide screen and for a phone, and the page takes the one that fits.
+It is black on nothing; where the page is dark, a filter inverts it and turns the hues back. So
+one picture does for the book and JupyterLab, light and dark, and reads in any viewer that shows
+HTML. Whatever a figure says in its title and its alternative text must be true on every run:
+nbval compares those, and leaves the picture alone.
+"""
+
+import base64
+import difflib
+import html
+import io
+from pathlib import Path
+
+from IPython.display import HTML
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from . import survival
+from .server import find
+
+WIDE, NARROW = 7.4, 3.5  # inches; 96 CSS pixels each on the page
+INK, PALE, GRID = "#24292f", "#c9ced6", "#e3e6ea"
+BLUE, ORANGE, RED, GREEN = "#2f6db5", "#e08a1e", "#c4314b", "#2b8a57"
+
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "the ready list",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "font.family": ["DejaVu Sans", "sans-serif"],
+}
+
+CSS = """<style>
+.lab-figure{margin:1em 0;padding:0}
+.lab-figure figcaption{font-weight:600;margin:0 0 .4em;text-align:left}
+.lab-figure img{width:100%;max-width:740px;height:auto;background:none}
+[data-theme=dark] .lab-figure img,[data-jp-theme-light=false] .lab-figure img
+{filter:invert(1) hue-rotate(180deg)}
+.lab-scroll{overflow-x:auto}
+.lab-diff{line-height:1.35;padding:.6em 0}
+.lab-diff span{display:block;padding:0 .8em;min-width:max-content}
+.lab-diff .plus{background:rgba(46,160,67,.18)}
+.lab-diff .minus{background:rgba(248,81,73,.18)}
+.lab-diff .place{opacity:.55}
+.lab-pill{border-radius:1em;padding:.1em .6em;font-size:.85em;white-space:nowrap;
+border:1px solid currentColor}
+.lab-good{color:#2b8a57}.lab-bad{color:#d1435b}.lab-warn{color:#c07a15}.lab-none{opacity:.6}
+.lab-claim{margin:.8em 0;padding-left:.8em;border-left:3px solid rgba(128,128,128,.35)}
+.lab-claim p{margin:.1em 0}
+</style>"""
+
+
+def _svg(draw, width, height):
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure, width == NARROW)
+        out = io.BytesIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def picture(draw, title, alt, height=3.0):
+    """Draw a figure for wide and narrow screens.
+
+    draw: a function (figure, narrow) that draws on a matplotlib Figure. title: what it shows,
+    in one line. alt: what a reader who cannot see it needs. height: in inches.
+    """
+    wide, narrow = (_svg(draw, width, height) for width in (WIDE, NARROW))
+    return HTML(
+        f'{CSS}<figure class="lab-figure"><figcaption>{html.escape(title)}</figcaption><picture>'
+        f'<source media="(max-width: 600px)" srcset="{narrow}">'
+        f'<img class="dark-light" src="{wide}" alt="{html.escape(alt)}"></picture></figure>'
+    )
+
+
+def table(header, rows):
+    """A table of text; a cell that is already HTML stands as it is."""
+
+    def line(tag, cells):
+        inside = "".join(
+            f"<{tag}>{cell.data if isinstance(cell, HTML) else html.escape(str(cell))}</{tag}>"
+            for cell in cells
+        )
+        return f"<tr>{inside}</tr>"
+
+    body = "".join(line("td", cells) for cells in rows)
+    return HTML(
+        f'{CSS}<div class="lab-scroll"><table class="lab-table"><thead>{line("th", header)}</thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def difference(old, new):
+    """What changed from one server to the next, as a unified difference of the two files."""
+    texts = [find(name).read_text(encoding="utf-8").splitlines() for name in (old, new)]
+    names = [Path(name).name for name in (old, new)]
+    lines = list(difflib.unified_diff(*texts, *names, lineterm="", n=2))
+    kinds = {"+": "plus", "-": "minus", "@": "place"}
+    shown = "".join(
+        f'<span class="{kinds.get(line[:1], "same")}">{html.escape(line) or " "}</span>'
+        for line in lines
+        if not line.startswith(("---", "+++"))
+    )
+    return HTML(f'{CSS}<div class="lab-scroll"><pre class="lab-diff">{shown}</pre></div>')
+
+
+# Who sleeps in which call, in the timeline. What is not named here counts as running.
+WAITS = {"accept": PALE, "poll": PALE, "recv": BLUE, "recv_into": BLUE, "send": ORANGE,
+         "sendall": ORANGE, "sendmsg": ORANGE}  # fmt: skip
+MARKS = {"sent": ("o", INK), "got": ("v", GREEN), "reset": ("X", RED), "reset it": ("X", RED)}
+ASLEEP = 0.002  # seconds: a shorter call is drawn as running
+
+
+def timeline(recording, title, alt, before=0.05, after=0.05):
+    """The lifelines of the clients of a recorded run, and below them the server's threads.
+
+    recording: from lab.record. before and after: seconds of quiet to show around the clients.
+    """
+    clients = recording["clients"]
+    times = [t for client in clients for t, _, _ in client["events"]]
+    start, end = min(times) - before, max(times) + after
+    threads = list(dict.fromkeys(call["thread"] for call in recording["calls"]))
+    height = 0.42 * (len(clients) + len(threads)) + 1.1
+
+    def draw(figure, narrow):
+        axes = figure.subplots()
+        for place, client in enumerate(clients):
+            _client_lane(axes, -place, client)
+            axes.text(start, -place + 0.2, client["name"], va="bottom")
+        for place, thread in enumerate(threads, len(clients)):
+            calls = [call for call in recording["calls"] if call["thread"] == thread]
+            _server_lane(axes, -place, calls, clients, recording["ended"], narrow)
+            name = "server" if len(threads) == 1 else f"server, {thread}"
+            axes.text(start, -place + 0.2, name, va="bottom")
+        axes.set(xlim=(start, end), ylim=(0.6 - len(clients) - len(threads), 0.75))
+        axes.set(yticks=[], xlabel="seconds")
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        figure.legend(
+            handles=[
+                Line2D([], [], color=INK, marker="o", ls="", ms=5, label="asks"),
+                Line2D([], [], color=GREEN, marker="v", ls="", ms=6, label="is answered"),
+                Line2D([], [], color=RED, marker="X", ls="", ms=6, label="is reset"),
+                Line2D([], [], color=ORANGE, lw=3, label="waits"),
+                Patch(color=PALE, label="server: in accept"),
+                Patch(color=BLUE, label="server: in recv"),
+            ],
+            loc="outside lower center",
+            ncols=2 if narrow else 6,
+            columnspacing=1,
+            handletextpad=0.5,
+        )
+
+    return picture(draw, title, alt, height + 0.2)
+
+
+def _client_lane(axes, y, client):
+    """One client: a thin line while it is there, a thick one while it waits for an answer."""
+    events = client["events"]
+    axes.plot([events[0][0], events[-1][0]], [y, y], color=INK, lw=1, solid_capstyle="butt")
+    asked = None
+    for t, what, _ in events:
+        if what == "sent":
+            asked = t if asked is None else asked
+        elif what in ("got", "reset", "closed", "left", "reset it") and asked is not None:
+            axes.plot([asked, t], [y, y], color=ORANGE, lw=4, solid_capstyle="butt")
+            asked = None
+        if what in MARKS:
+            marker, color = MARKS[what]
+            axes.plot([t], [y], marker, color=color, ms=6, zorder=3, clip_on=False)
+
+
+def _server_lane(axes, y, calls, clients, ended, narrow):
+    """One thread of the server: a dark line, covered by bars where it sleeps in a call."""
+    ports = {client["port"]: client["name"] for client in clients}
+    who = {}  # descriptor: whose
+    axes.plot([calls[0]["t"], ended], [y, y], color=INK, lw=5, solid_capstyle="butt", zorder=1)
+    for call in calls:
+        if call["call"] == "accept" and call["got"]:
+            who[call["got"][0]["fd"]] = ports.get(call["got"][1][1], "")
+        took = ended - call["t"] if call["took"] is None else call["took"]
+        if call["call"] in WAITS and took > ASLEEP:
+            color = WAITS[call["call"]]
+            axes.barh(y, took, left=call["t"], height=0.3, color=color, zorder=2)
+            whose = who.get(call["fd"], "")
+            if took > (0.3 if narrow else 0.15) * ended and call["call"] != "accept":
+                axes.text(
+                    call["t"] + took / 2, y - 0.24, f"sleeps in {call['call']}, {whose}'s socket",
+                    ha="center", va="top", fontsize=8,
+                )  # fmt: skip
+
+
+KINDS = {"ok": "good", "ends": "good", "n/a": "none"}
+
+
+def pill(word, kind):
+    """A verdict as HTML. kind: good, warn, bad or none."""
+    return f'<span class="lab-pill lab-{kind}">{html.escape(word)}</span>'
+
+
+def matrix(verdicts, rows=None, columns=None):
+    """The survival matrix: verdicts as survival.survey() gives them, linked to their chapters."""
+    rows, columns = rows or survival.ROWS, columns or survival.COLUMNS
+    header = ["the client", *(HTML(link(c.chapter, c.chapter[:2])) for c in columns)]
+
+    def cell(row, column):
+        word = verdicts[row.name, column.chapter].word
+        shown = pill(word, KINDS.get(word, "bad"))
+        return HTML(link(row.chapter, shown) if row.chapter and word not in KINDS else shown)
+
+    return table(header, [[row.name, *(cell(row, column) for column in columns)] for row in rows])
+
+
+def link(chapter, inside, anchor=""):
+    """HTML that leads to a chapter; when the book is built, `.ipynb` in it becomes `.html`."""
+    anchor = f"#{anchor}" if anchor else ""
+    return f'<a href="{chapter}.ipynb{anchor}">{inside}</a>'

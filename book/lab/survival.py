@@ -1,0 +1,307 @@
+"""The survival matrix: every server against every awkward client, judged by measurement.
+
+A cell is one fresh server process, one awkward client, and a bystander: a client that connects
+after the awkward one and before that one does anything, and asks for nothing but its answer.
+`judge` plays the scene and names the first verdict that applies, in the order of VERDICTS:
+
+1. the awkward client connects, the bystander connects and asks, the awkward one does its act;
+2. we wait until the server is at rest: it has ended, or its queues are empty and it sleeps,
+   or it has not come to rest within the bystander's patience;
+3. its CPU time is measured in windows;
+4. if all is well so far, the act is repeated, and what it holds is counted before and after.
+
+Nothing is judged by how a race ends: the acts force their order (see clients), and 3 s of patience
+are three times what a SYN costs that found the accept queue full.
+"""
+
+import contextlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from . import clients, kernel
+from .server import Server, until
+
+VERDICTS = {
+    "dead": "the process has ended",
+    "frozen": "a bystander was not served within 3 s",
+    "spinning": "nothing left to do, and yet over 5% of a core",
+    "leaking": "after 20 repeats, descriptors or memory stay",
+    "wrong": "what the client got is not what it should get",
+    "ok": "none of these",
+    "ends": "answered as it should, and ended, as it was written to",
+    "n/a": "the case cannot arise for this server",
+}
+
+PATIENCE = 3  # seconds a bystander waits for its answer
+WINDOW = 0.25  # seconds of one CPU measurement
+SPINNING = 0.05  # of a core; an idle server uses exactly 0
+REPEATS = 20
+STAYS = 256 * 1024  # bytes that an allocator may keep without being called a leak
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A word of VERDICTS, and what was seen."""
+
+    word: str
+    reason: str = ""
+
+    def __str__(self):
+        return f"{self.word}: {self.reason}" if self.reason else self.word
+
+
+@dataclass(frozen=True)
+class Column:
+    """A server: its file, the chapter that explains it, and what sets it apart.
+
+    answers_once: it is written to end after its first answer. one_at_a_time: it holds one
+    client's descriptor at the most. long_answer: its answer is longer than a send buffer.
+    """
+
+    chapter: str
+    path: str
+    answers_once: bool = False
+    one_at_a_time: bool = False
+    long_answer: bool = False
+
+
+def is_hello(answer):
+    return answer.status == 200 and answer.body == b"Hello, world!"
+
+
+def hello(talk):
+    """One answer, the article's, and an orderly end."""
+    answers = talk.answers()
+    return len(answers) == 1 and is_hello(answers[0]) and talk.ended == "closed"
+
+
+def hello_each(talk):
+    return hello(talk) and all(hello(other) for other in talk.others)
+
+
+def hello_twice(talk):
+    answers = talk.answers()
+    return len(answers) == 2 and all(map(is_hello, answers)) and talk.ended == "closed"
+
+
+def some_answer(talk):
+    """Any one complete answer: what the client sent may well be refused."""
+    return len(talk.answers()) == 1 and talk.ended == "closed"
+
+
+def no_success(talk):
+    """Nothing was asked for, so nothing may be granted."""
+    return not any(answer.status < 300 for answer in talk.answers())
+
+
+def header_alone(talk):
+    return talk.received.endswith(b"\r\n\r\n") and len(talk.answers("HEAD")) == 1
+
+
+def whatever(talk):
+    return True
+
+
+@dataclass(frozen=True)
+class Row:
+    """An awkward client: what it does, what it should get, and the chapter that explains it."""
+
+    act: callable
+    right: callable = whatever
+    chapter: str = ""
+    excuse: callable = lambda column: ""  # why the case cannot arise for a column, or nothing
+
+    @property
+    def name(self):
+        words = self.act.__name__.split("_")
+        spelled = {"utf8": "UTF-8", "tls": "TLS", "head": "HEAD", "get": "GET"}
+        return " ".join(spelled.get(word, word) for word in words)
+
+
+ROWS = [
+    Row(clients.plain_get, hello),
+    Row(clients.one_byte_at_a_time, hello),
+    Row(
+        clients.two_at_once,
+        hello_each,
+        "02_request_loop",
+        excuse=lambda column: "it answers one client" if column.answers_once else "",
+    ),
+    Row(clients.says_nothing, whatever, "02_request_loop"),
+    Row(clients.connects_and_closes, whatever, "02_request_loop"),
+    Row(clients.half_a_request_then_closes, whatever, "02_request_loop"),
+    Row(clients.half_a_request_then_resets, whatever, "02_request_loop"),
+    Row(clients.whole_request_then_resets, whatever, "02_request_loop"),
+    Row(clients.asks_and_leaves),
+    Row(clients.half_closes_after_asking, hello),
+    Row(clients.bytes_that_are_not_utf8, some_answer, "01_one_request"),
+    Row(clients.a_body_left_unread, some_answer, "01_one_request"),
+    Row(clients.two_pipelined_requests, hello_twice, "01_one_request"),
+    Row(clients.a_header_without_end, no_success, "02_request_loop"),
+    Row(clients.sends_without_pause, no_success, "02_request_loop"),
+    Row(
+        clients.never_reads_a_long_answer,
+        excuse=lambda column: "" if column.long_answer else "its answer has 13 bytes",
+    ),
+    Row(
+        clients.more_clients_than_descriptors,
+        excuse=lambda column: "it holds one client at a time" if column.one_at_a_time else "",
+    ),
+    Row(clients.head, header_alone, "01_one_request"),
+    Row(clients.a_bare_line_feed, no_success, "01_one_request"),
+    Row(clients.a_tls_hello, no_success, "02_request_loop"),
+    Row(clients.its_console_closed, hello, "02_request_loop"),
+]
+
+COLUMNS = [
+    Column("01_one_request", "../code/01_one_request.py", answers_once=True, one_at_a_time=True),
+    Column("02_request_loop", "../code/02_request_loop.py", one_at_a_time=True),
+]
+
+
+def row(name):
+    """The row of that name. Raises ValueError with the names there are."""
+    for candidate in ROWS:
+        if name in (candidate.name, candidate.act):
+            return candidate
+    names = ", ".join(repr(candidate.name) for candidate in ROWS)
+    raise ValueError(f"no client is called {name!r}; there are {names}")
+
+
+def judge(row, column):
+    """Play one cell; return its Verdict. The server is gone when this returns."""
+    if excuse := row.excuse(column):
+        return Verdict("n/a", excuse)
+    with Server(column.path) as server:
+        return _Scene(row, column, server).verdict()
+
+
+class _Scene:
+    """One cell while it is played."""
+
+    def __init__(self, row, column, server):
+        self.row, self.column, self.server = row, column, server
+        self.served = self.dropped = False
+
+    def verdict(self):
+        with self._connect("the awkward one") as talk:
+            bystander = self._connect("bystander")
+            bystander.send(clients.REQUEST)
+            waiting = threading.Thread(target=self._wait_for_answer, args=[bystander])
+            waiting.start()
+            self._act(talk)
+            waiting.join()
+            if self.dropped:  # whoever drops connections may be about to end
+                self._wait(self._has_ended, 1)
+            if self.served:
+                self._wait(self._is_at_rest, PATIENCE)
+            if self._has_ended():
+                return self._ended(talk)
+            if not self.served:
+                return Verdict("frozen", f"a bystander got nothing in {PATIENCE} s")
+            if self._spins(talk):
+                return Verdict("spinning", f"over {SPINNING:.0%} of a core with nothing to do")
+            right = self.row.right(talk)
+            stays = not (talk.ended or talk.is_closed)
+        # Who is still there holds what it holds by right: only what has left can leak.
+        return (not stays and self._repeat()) or (Verdict("ok") if right else self._wrong(talk))
+
+    def _connect(self, name):
+        return clients.Conversation(self.server.address, name, PATIENCE)
+
+    def _wait_for_answer(self, bystander):
+        with bystander:
+            bystander.read_all()
+        self.served = any(map(is_hello, bystander.answers()))
+        self.dropped = not self.served and bystander.ended is not None
+
+    def _act(self, talk):
+        """The act may well fail: the server may be gone, or no longer read."""
+        with contextlib.suppress(OSError):
+            self.row.act(talk, self.server)
+
+    def _wait(self, condition, seconds):
+        """Wait for a condition, and say whether it came true."""
+        with contextlib.suppress(TimeoutError):
+            return bool(until(condition, seconds))
+        return False
+
+    def _has_ended(self):
+        return not self.server.is_running()
+
+    def _is_at_rest(self):
+        """It has ended, or it sleeps with nothing in its queues, but those it cannot get at."""
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            return kernel.blocked_in(self.server.pid) and not self._unread()
+        return True
+
+    def _unread(self):
+        """Bytes in its receive queues, and clients in its accept queue unless it is frozen."""
+        return sum(
+            socket.unread
+            for socket in kernel.sockets(pid=self.server.pid)
+            if self.served or socket.state != "LISTEN"
+        )
+
+    def _spins(self, talk):
+        """Over the limit in two windows running, with the input drained or the client gone."""
+        busy, deadline = 0, time.monotonic() + 3 * PATIENCE
+        with contextlib.suppress(OSError):  # it has ended
+            while busy < 2 and time.monotonic() < deadline:
+                nothing_to_do = talk.is_closed or not self._unread()
+                if kernel.cpu_share(self.server.pid, WINDOW) <= SPINNING:
+                    return False
+                busy = busy + 1 if nothing_to_do else 0
+            return True
+        return False
+
+    def _ended(self, talk):
+        status = self.server.wait()
+        if not (self.column.answers_once and status == 0):
+            return Verdict("dead", self.server.last_words() or f"exit status {status}")
+        return Verdict("ends") if self.row.right(talk) else self._wrong(talk)
+
+    def _wrong(self, talk):
+        answers = ", ".join(map(str, talk.answers())) or "no answer"
+        return Verdict("wrong", f"the client got {answers}, then: {talk.ended or 'silence'}")
+
+    def _repeat(self):
+        """Repeat the act; a Verdict if the server dies or freezes of it, or holds on to things."""
+        pid = self.server.pid
+        try:
+            self._once_more()  # once for what is set up on first use
+            descriptors, memory = kernel.descriptors(pid), kernel.memory(pid)
+            for _ in range(REPEATS):
+                self._once_more()
+            self._wait(lambda: kernel.descriptors(pid) <= descriptors, 1)
+            more = kernel.descriptors(pid) - descriptors
+            grown = kernel.memory(pid) - memory
+        except (ConnectionError, ProcessLookupError, FileNotFoundError):
+            return Verdict("dead", self.server.last_words() or "refused a connection")
+        except TimeoutError:
+            return Verdict("frozen", "in one of the repeats")
+        if more > 0:
+            return Verdict("leaking", f"{more} descriptors")
+        if grown > STAYS:
+            return Verdict("leaking", f"{grown // 1024} kB")
+        return None
+
+    def _once_more(self):
+        with self._connect("the awkward one, again") as talk:
+            self._act(talk)
+        self._wait(self._is_at_rest, PATIENCE)
+        if self._has_ended():
+            raise ConnectionError("the server has ended")
+
+
+def survey(rows=None, columns=None, at_once=4):
+    """Judge every cell, so many at once; return {(row name, chapter): Verdict}."""
+    cells = [(row, column) for row in rows or ROWS for column in columns or COLUMNS]
+    with ThreadPoolExecutor(at_once) as pool:
+        verdicts = pool.map(lambda cell: judge(*cell), cells)
+        return {
+            (row.name, column.chapter): verdict
+            for (row, column), verdict in zip(cells, verdicts, strict=True)
+        }

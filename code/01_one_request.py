@@ -1,0 +1,63 @@
+"""A blocking server that answers one request and ends.
+
+It does not survive a client that says nothing (it waits for ever), one that leaves before its
+request is whole (it spins), a reset, or a request that is not UTF-8.
+"""
+
+import signal
+import socket
+import sys
+
+BACKLOG = 1
+ANSWER = (
+    b"HTTP/1.0 200 OK\r\n"
+    b"Content-Type: text/plain\r\n"
+    b"Content-Length: 13\r\n"
+    b"\r\n"
+    b"Hello, world!"
+)
+
+
+def is_whole(request):
+    """Has the header ended? An empty line ends it, with or without carriage returns."""
+    return b"\n\r\n" in request or b"\n\n" in request
+
+
+def serve(listener):
+    connection, address = listener.accept()
+    with connection:
+        request = b""
+        while not is_whole(request):
+            request += connection.recv(1024)
+        print(request.decode(), flush=True)
+        connection.send(ANSWER)
+
+
+def main():
+    """Listen on 127.0.0.1, at the port of the command line or at 8080, and serve.
+
+    Ctrl-C and SIGTERM unwind the stack, so every socket is closed on the way out.
+    """
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda number, frame: sys.exit(0))
+    port = sys.argv[1] if len(sys.argv) > 1 else "8080"
+    if len(sys.argv) > 2 or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
+        complain("give one port, a number from 0 (any free one) to 65535")
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", int(port)))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            complain(f"cannot listen on port {port}: {error.strerror}; try another, or 0")
+        print("listening on {}:{}".format(*listener.getsockname()), flush=True)
+        serve(listener)
+
+
+def complain(reason):
+    print(f"{sys.argv[0]}: {reason}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
