@@ -1,7 +1,7 @@
 """A blocking server that answers one request and ends.
 
-It does not survive a client that says nothing (it waits for ever), one that leaves before its
-request is whole (it spins), a reset, or a request that is not UTF-8.
+It does not survive a client that says nothing (it waits for ever), one that leaves
+before its request is whole (it spins), a reset, or a request that is not UTF-8.
 """
 
 import signal
@@ -34,14 +34,15 @@ def serve(listener):
 
 
 def main():
-    """Listen on 127.0.0.1, at the port of the command line or at 8080, and serve.
+    """Listen on 127.0.0.1, at the command line's port or 8080, and serve.
 
     Ctrl-C and SIGTERM unwind the stack, so every socket is closed on the way out.
     """
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda number, frame: sys.exit(0))
     port = sys.argv[1] if len(sys.argv) > 1 else "8080"
-    if len(sys.argv) > 2 or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
+    is_number = port.isdecimal() and len(port) < 6
+    if len(sys.argv) > 2 or not is_number or int(port) > 65535:
         complain("give one port, a number from 0 (any free one) to 65535")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -49,7 +50,7 @@ def main():
             listener.bind(("127.0.0.1", int(port)))
             listener.listen(BACKLOG)
         except OSError as error:
-            complain(f"cannot listen on port {port}: {error.strerror}; try another, or 0")
+            complain(f"port {port}: {error.strerror}; try another, or 0")
         print("listening on {}:{}".format(*listener.getsockname()), flush=True)
         serve(listener)
 

@@ -36,7 +36,10 @@ def repository():
     if name := os.environ.get("GITHUB_REPOSITORY"):
         return f"https://github.com/{name}"
     remote = subprocess.run(
-        ["git", "remote", "get-url", "origin"], capture_output=True, text=True, check=False
+        ["git", "remote", "get-url", "origin"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
     found = re.search(r"github\.com[:/](.+?)(?:\.git)?$", remote.strip())
     return f"https://github.com/{found[1]}" if found else ""

@@ -1,9 +1,9 @@
 """The laboratory: what the notebooks import to run a server, play a client and ask the kernel.
 
-    server    a server in a background process         kernel    what the kernel says of it
-    clients   a plain client, and the awkward ones     record    everything a run did, on one clock
-    survival  every server against every client        show      figures and tables
-    check     exercises and claims                     chapters  the notebooks themselves
+server    a server in a background process         kernel    what the kernel says of it
+clients   a plain client, and the awkward ones     record    everything a run did, on one clock
+survival  every server against every client        show      figures and tables
+check     exercises and claims                     chapters  the notebooks themselves
 """
 
 import select
@@ -33,6 +33,7 @@ from .record import record  # noqa: E402
 from .server import start, stop_all, until  # noqa: E402
 
 __all__ = [
-    "Conversation", "VERDICTS", "check", "claims", "clients", "free_port", "get", "kernel", "proofs",
+    "Conversation", "VERDICTS", "check", "claims", "clients", "free_port", "get", "kernel",
+    "proofs",
     "record", "server", "show", "start", "stop_all", "survival", "until", "verdicts",
 ]  # fmt: skip

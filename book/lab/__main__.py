@@ -1,8 +1,8 @@
 """What the Makefile calls.
 
-    python -m lab code             write code/NN_name.py from the notebooks
-    python -m lab run [NAME …]     execute notebooks and store their outputs
-    python -m lab build            build the site into _build/html
+python -m lab code             write code/NN_name.py from the notebooks
+python -m lab run [NAME …]     execute notebooks and store their outputs
+python -m lab build            build the site into _build/html
 """
 
 import sys

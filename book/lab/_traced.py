@@ -71,14 +71,19 @@ class Recorder:
         finally:
             now = time.monotonic()
             self.local.inside = False
-            self.write(returns=number, t=now, got=describe(got), error=error, **self.state())
+            self.write(
+                returns=number, t=now, got=describe(got), error=error, **self.state()
+            )
 
     def state(self):
         """Every socket's state and queues, and every interest list, as the kernel has them now."""
         seen = {"sockets": {}, "interest": {}}
         for each in list(self.sockets):
             with contextlib.suppress(OSError):  # closed, perhaps by another thread
-                seen["sockets"][each.fileno()] = [kernel.state_of(each), *kernel.queues_of(each)]
+                seen["sockets"][each.fileno()] = [
+                    kernel.state_of(each),
+                    *kernel.queues_of(each),
+                ]
         for each in list(self.epolls):
             with contextlib.suppress(OSError, ValueError):
                 watched = kernel.interest_list("self", each.fileno())
@@ -172,7 +177,9 @@ def recorded_epoll(recorder):
 
         def call(self, *arguments, _name=name, **keywords):
             method = getattr(original, _name)
-            return recorder.around(_name, self, method, self._epoll, *arguments, **keywords)
+            return recorder.around(
+                _name, self, method, self._epoll, *arguments, **keywords
+            )
 
         setattr(RecordedEpoll, name, call)
     return RecordedEpoll

@@ -5,6 +5,7 @@ with, so what changes on every run (ports, pictures) is written in its sanitised
 output that is the same when sanitised is left as it was.
 """
 
+import base64
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 BOOK = Path(__file__).resolve().parent.parent
 ROOT = BOOK.parent
 CODE = ROOT / "code"
+PICTURE = BOOK / "_static" / "one-client-thinks.svg"
 SANITISE = ROOT / "tests" / "sanitize.cfg"
 
 
@@ -46,14 +48,18 @@ def program(chapter, name):
         if cell.cell_type == "code" and cell.source.startswith(magic)
     ]
     if len(found) != 1:
-        raise ValueError(f"{chapter}.ipynb has {len(found)} cells that write run/{name}, not one")
+        raise ValueError(
+            f"{chapter}.ipynb has {len(found)} cells that write run/{name}, not one"
+        )
     return found[0]
 
 
 def write_copies():
     """Make code/ from the notebooks, and nothing else in it."""
     CODE.mkdir(exist_ok=True)
-    copies = {f"{path.stem}.py": program(path.stem, f"{path.stem}.py") for path in chapters()}
+    copies = {
+        f"{path.stem}.py": program(path.stem, f"{path.stem}.py") for path in chapters()
+    }
     for stale in {path.name for path in CODE.glob("*.py")} - set(copies):
         (CODE / stale).unlink()
     for name, text in copies.items():
@@ -82,7 +88,9 @@ def _texts(output, change):
         output["text"] = change(output["text"])
     if "data" in output:
         output["data"] = {
-            kind: change(value) if isinstance(value, str) and not kind.startswith("image/") else value
+            kind: change(value)
+            if isinstance(value, str) and not kind.startswith("image/")
+            else value
             for kind, value in output["data"].items()
         }
     return output
@@ -100,6 +108,16 @@ def execute(*names):
         if name not in known:
             sys.exit(f"There is no notebook {name}; there are {', '.join(known)}.")
         print(f"{name}: {_execute(known[name]):.1f} s")
+    store_picture()
+
+
+def store_picture():
+    """The README's picture: the first one of chapter 2, from its stored output, on white."""
+    cells = read(BOOK / "02_request_loop.ipynb").cells
+    html = next(cell for cell in cells if cell.id == "two-opening").outputs[0].data["text/html"]
+    wide = re.search(r'<img [^>]*src="data:image/svg\+xml;base64,([^"]+)', html)[1]
+    drawing = base64.b64decode(wide).decode()
+    PICTURE.write_text(drawing.replace("<svg ", '<svg style="background:#fff" ', 1), "utf-8")
 
 
 def _execute(path):
@@ -110,7 +128,10 @@ def _execute(path):
     old, new = read(path), read(path)
     began = time.monotonic()
     client = NotebookClient(
-        new, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(BOOK)}}
+        new,
+        timeout=120,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(BOOK)}},
     )
     client.execute()
     sanitise = sanitiser()
@@ -124,12 +145,18 @@ def _execute(path):
         if same:
             after.outputs = before.outputs
         else:
-            after.outputs = [nbformat.from_dict(_texts(o, _hide_ports)) for o in after.outputs]
+            after.outputs = [
+                nbformat.from_dict(_texts(o, _hide_ports)) for o in after.outputs
+            ]
         for output in after.outputs:
             if "execution_count" in output:
                 output["execution_count"] = after.execution_count
     new.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "kernelspec": {
+            "display_name": "Python 3",
+            "language": "python",
+            "name": "python3",
+        },
         "language_info": {"name": "python"},
     }
     nbformat.write(new, path)
@@ -156,7 +183,9 @@ def build():
         sys.exit("The book was not built: see the warnings above.")
     print()
     for line in lines:
-        if found := re.search(r"([^/\\]+)\.(?:ipynb|md): Executed notebook in ([\d.]+) seconds", line):
+        if found := re.search(
+            r"([^/\\]+)\.(?:ipynb|md): Executed notebook in ([\d.]+) seconds", line
+        ):
             print(f"{found[1]:24} {float(found[2]):5.1f} s")
     print(f"{'all, with the site':24} {time.monotonic() - began:5.1f} s")
     print(f"Read it: {ROOT / '_build' / 'html' / 'index.html'}")

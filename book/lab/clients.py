@@ -11,6 +11,7 @@ import contextlib
 import functools
 import http.client
 import io
+import resource
 import socket
 import ssl
 import struct
@@ -76,7 +77,9 @@ class Conversation:
         self.others = []  # conversations that this one has opened beside it
         began = time.monotonic()
         self.socket = socket.create_connection(address, timeout=seconds)
-        self.port = self.socket.getsockname()[1]  # our own: the kernel's tables know us by it
+        self.port = self.socket.getsockname()[
+            1
+        ]  # our own: the kernel's tables know us by it
         self.events.append((began, "calls", 0))
         self._note("connected")
 
@@ -149,7 +152,9 @@ class Conversation:
 
     def reset(self):
         """Leave with a reset: SO_LINGER on, with no time to linger, socket(7)."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
         self.socket.close()
         self._note("reset it")
 
@@ -295,13 +300,13 @@ DESCRIPTORS = 16
 
 def more_clients_than_descriptors(talk, server):
     """Twice as many silent clients as the server may have descriptors; then all leave."""
-    import resource
-
-    server.limit(resource.RLIMIT_NOFILE, kernel.descriptors(server.pid) + DESCRIPTORS)
+    limit = kernel.descriptors(server.pid) + DESCRIPTORS
+    server.limit(resource.RLIMIT_NOFILE, limit)
     talk.seconds = 0.3  # of those that find the queue full
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # nobody listens any more
         for _ in range(2 * DESCRIPTORS):
             talk.another()
+        until(lambda: kernel.descriptors(server.pid) >= limit, 1)
     talk.close()
 
 

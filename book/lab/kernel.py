@@ -125,7 +125,9 @@ def sockets(port=None, pid=None):
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(FileNotFoundError):  # a machine without IPv6
             for line in Path(table).read_text().splitlines()[1:]:
-                _, local, remote, state, queues, timer, _, _, _, inode, *_ = line.split()
+                _, local, remote, state, queues, timer, _, _, _, inode, *_ = (
+                    line.split()
+                )
                 row = Socket(
                     STATES[int(state, 16)],
                     _address(local),
@@ -160,7 +162,8 @@ def find_socket(local, remote=None):
         (
             row
             for row in sockets(local[1])
-            if row.local == tuple(local[:2]) and (remote is None or row.remote == tuple(remote[:2]))
+            if row.local == tuple(local[:2])
+            and (remote is None or row.remote == tuple(remote[:2]))
         ),
         None,
     )
@@ -188,7 +191,9 @@ def queues_of(sock):
     """(unread, unsent) of one of our own sockets: bytes; of a listening one, waiting and limit."""
     if state_of(sock) == "LISTEN":
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
-        return struct.unpack_from("=II", info, 24)  # tcpi_unacked, tcpi_sacked: net/ipv4/tcp.c
+        return struct.unpack_from(
+            "=II", info, 24
+        )  # tcpi_unacked, tcpi_sacked: net/ipv4/tcp.c
     return tuple(
         struct.unpack("=i", fcntl.ioctl(sock.fileno(), call, b"\0" * 4))[0]
         for call in (termios.FIONREAD, termios.TIOCOUTQ)

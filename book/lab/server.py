@@ -56,14 +56,23 @@ class Server:
     def __init__(self, path, *arguments, before=(), inherit=(), seconds=10):
         self.path = Path(path)
         if not self.path.is_file():
-            raise ServerError(f"There is no {self.path}: run the cell that writes it first.")
+            raise ServerError(
+                f"There is no {self.path}: run the cell that writes it first."
+            )
         self.name = self.path.name
         self.port = None
         self._printed = b""
         self._news = threading.Condition()  # its lock is re-entrant
         self._reading = True
         self._stderr = tempfile.TemporaryFile()
-        command = [sys.executable, "-u", *before, str(self.path), "0", *map(str, arguments)]
+        command = [
+            sys.executable,
+            "-u",
+            *before,
+            str(self.path),
+            "0",
+            *map(str, arguments),
+        ]
         self._start(command, inherit)
         try:
             self._wait_until_it_listens(seconds)
@@ -113,8 +122,12 @@ class Server:
 
     def _wait_until_it_listens(self, seconds):
         with self._news:
-            if not self._news.wait_for(lambda: b"\n" in self._printed or not self._reading, seconds):
-                raise ServerError(f"{self.name} printed nothing for {seconds} s; it was stopped.")
+            if not self._news.wait_for(
+                lambda: b"\n" in self._printed or not self._reading, seconds
+            ):
+                raise ServerError(
+                    f"{self.name} printed nothing for {seconds} s; it was stopped."
+                )
         first = self._text().partition("\n")[0]
         host, _, port = first.rpartition(":")
         if not first:
@@ -139,7 +152,11 @@ class Server:
         self.stop()
 
     def __repr__(self):
-        state = "running" if self.is_running() else f"ended with status {self.process.returncode}"
+        state = (
+            "running"
+            if self.is_running()
+            else f"ended with status {self.process.returncode}"
+        )
         return f"<{self.name} on port {self.port}, {state}>"
 
     def is_running(self):
@@ -154,7 +171,9 @@ class Server:
         if self._stderr.closed:
             return self._stderr_text
         size = os.fstat(self._stderr.fileno()).st_size
-        return os.pread(self._stderr.fileno(), size, 0).decode("utf-8", "backslashreplace")
+        return os.pread(self._stderr.fileno(), size, 0).decode(
+            "utf-8", "backslashreplace"
+        )
 
     def last_words(self):
         """The last line it wrote to standard error: of a traceback, the exception."""
@@ -169,14 +188,22 @@ class Server:
         with self._news:
             self._news.wait_for(lambda: printed() or not self._reading, seconds)
         if not printed():
-            raise ServerError(f"{self.name} has not printed {text!r}. {self.last_words()}")
+            raise ServerError(
+                f"{self.name} has not printed {text!r}. {self.last_words()}"
+            )
 
     def wait(self, seconds=5):
-        """Wait until it has ended by itself; return its exit status, negative for a signal."""
+        """Wait until it has ended by itself; return its exit status, negative for a signal.
+
+        By then all that it printed has been read.
+        """
         try:
-            return self.process.wait(seconds)
+            status = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise ServerError(f"{self.name} is still running after {seconds} s.") from None
+        with self._news:
+            self._news.wait_for(lambda: not self._reading, seconds)
+        return status
 
     def limit(self, what, soft):
         """Set one of the process's limits, as setrlimit(2): a resource.RLIMIT_… and a number."""
@@ -196,7 +223,10 @@ class Server:
         What clients do meanwhile reaches the kernel, in that order, and the server all at once.
         """
         self.send_signal(signal.SIGSTOP)
-        until(lambda: _status(self.pid) in ("stopped", "zombie"), what="the server to stop")
+        until(
+            lambda: _status(self.pid) in ("stopped", "zombie"),
+            what="the server to stop",
+        )
         try:
             yield
         finally:

@@ -23,7 +23,7 @@ from . import survival
 from .server import find
 
 WIDE, NARROW = 7.4, 3.5  # inches; 96 CSS pixels each on the page
-INK, PALE, GRID = "#24292f", "#c9ced6", "#e3e6ea"
+INK, PALE, GRID = "#24292f", "#b4bcc8", "#e3e6ea"
 BLUE, ORANGE, RED, GREEN = "#2f6db5", "#e08a1e", "#c4314b", "#2b8a57"
 
 STYLE = {
@@ -115,94 +115,108 @@ def difference(old, new):
         for line in lines
         if not line.startswith(("---", "+++"))
     )
-    return HTML(f'{CSS}<div class="lab-scroll"><pre class="lab-diff">{shown}</pre></div>')
+    return HTML(
+        f'{CSS}<div class="lab-scroll"><pre class="lab-diff">{shown}</pre></div>'
+    )
 
 
 # Who sleeps in which call, in the timeline. What is not named here counts as running.
-WAITS = {"accept": PALE, "poll": PALE, "recv": BLUE, "recv_into": BLUE, "send": ORANGE,
-         "sendall": ORANGE, "sendmsg": ORANGE}  # fmt: skip
-MARKS = {"sent": ("o", INK), "got": ("v", GREEN), "reset": ("X", RED), "reset it": ("X", RED)}
+WAITS = {
+    "accept": PALE, "poll": PALE, "recv": BLUE, "recv_into": BLUE, "send": ORANGE,
+    "sendall": ORANGE, "sendmsg": ORANGE,
+}  # fmt: skip
+MARKS = {
+    "connected": ("|", INK, "connects"),
+    "sent": ("o", INK, "asks"),
+    "got": ("v", GREEN, "is answered"),
+    "reset": ("X", RED, "is reset"),
+    "reset it": ("X", RED, "resets"),
+}
 ASLEEP = 0.002  # seconds: a shorter call is drawn as running
 
 
-def timeline(recording, title, alt, before=0.05, after=0.05):
+def timeline(recording, title, alt, margin=0.04):
     """The lifelines of the clients of a recorded run, and below them the server's threads.
 
-    recording: from lab.record. before and after: seconds of quiet to show around the clients.
+    recording: from lab.record. margin: of the time shown, what is left free at either end.
     """
     clients = recording["clients"]
     times = [t for client in clients for t, _, _ in client["events"]]
-    start, end = min(times) - before, max(times) + after
+    start, end = min(times), max(times)
+    space = margin * (end - start)
     threads = list(dict.fromkeys(call["thread"] for call in recording["calls"]))
-    height = 0.42 * (len(clients) + len(threads)) + 1.1
+    lanes = len(clients) + len(threads)
 
     def draw(figure, narrow):
         axes = figure.subplots()
+        used = {}  # label: handle, of what the legend must explain
+        names = [client["name"] for client in clients]
+        names += [
+            "server" if len(threads) == 1 else f"server, {name}" for name in threads
+        ]
+        for place, name in enumerate(names):
+            axes.text(start - space, -place + 0.2, name, va="bottom", fontweight="bold")
         for place, client in enumerate(clients):
-            _client_lane(axes, -place, client)
-            axes.text(start, -place + 0.2, client["name"], va="bottom")
+            _client_lane(axes, -place, client, used)
         for place, thread in enumerate(threads, len(clients)):
             calls = [call for call in recording["calls"] if call["thread"] == thread]
-            _server_lane(axes, -place, calls, clients, recording["ended"], narrow)
-            name = "server" if len(threads) == 1 else f"server, {thread}"
-            axes.text(start, -place + 0.2, name, va="bottom")
-        axes.set(xlim=(start, end), ylim=(0.6 - len(clients) - len(threads), 0.75))
+            _server_lane(axes, -place, calls, recording, (start, end), used)
+        axes.set(xlim=(start - space, end + space), ylim=(0.4 - lanes, 0.75))
         axes.set(yticks=[], xlabel="seconds")
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
         axes.set_axisbelow(True)
         figure.legend(
-            handles=[
-                Line2D([], [], color=INK, marker="o", ls="", ms=5, label="asks"),
-                Line2D([], [], color=GREEN, marker="v", ls="", ms=6, label="is answered"),
-                Line2D([], [], color=RED, marker="X", ls="", ms=6, label="is reset"),
-                Line2D([], [], color=ORANGE, lw=3, label="waits"),
-                Patch(color=PALE, label="server: in accept"),
-                Patch(color=BLUE, label="server: in recv"),
-            ],
+            handles=used.values(),
             loc="outside lower center",
-            ncols=2 if narrow else 6,
+            ncols=2 if narrow else len(used),
             columnspacing=1,
             handletextpad=0.5,
         )
 
-    return picture(draw, title, alt, height + 0.2)
+    return picture(draw, title, alt, 0.42 * lanes + 1.3)
 
 
-def _client_lane(axes, y, client):
+def _client_lane(axes, y, client, used):
     """One client: a thin line while it is there, a thick one while it waits for an answer."""
     events = client["events"]
-    axes.plot([events[0][0], events[-1][0]], [y, y], color=INK, lw=1, solid_capstyle="butt")
+    axes.plot([events[0][0], events[-1][0]], [y, y], color=INK, lw=1)
     asked = None
     for t, what, _ in events:
         if what == "sent":
             asked = t if asked is None else asked
-        elif what in ("got", "reset", "closed", "left", "reset it") and asked is not None:
-            axes.plot([asked, t], [y, y], color=ORANGE, lw=4, solid_capstyle="butt")
+        elif asked is not None:
+            line = axes.plot(
+                [asked, t], [y, y], color=ORANGE, lw=4, solid_capstyle="butt"
+            )
+            used.setdefault("waits", line[0])
+            line[0].set_label("waits")
             asked = None
         if what in MARKS:
-            marker, color = MARKS[what]
-            axes.plot([t], [y], marker, color=color, ms=6, zorder=3, clip_on=False)
+            marker, color, label = MARKS[what]
+            style = {"color": color, "marker": marker, "ls": "", "ms": 7, "mew": 1.5}
+            axes.plot([t], [y], zorder=3, clip_on=False, **style)
+            used.setdefault(label, Line2D([], [], label=label, **style))
 
 
-def _server_lane(axes, y, calls, clients, ended, narrow):
+def _server_lane(axes, y, calls, recording, shown, used):
     """One thread of the server: a dark line, covered by bars where it sleeps in a call."""
-    ports = {client["port"]: client["name"] for client in clients}
+    ports = {client["port"]: client["name"] for client in recording["clients"]}
     who = {}  # descriptor: whose
-    axes.plot([calls[0]["t"], ended], [y, y], color=INK, lw=5, solid_capstyle="butt", zorder=1)
+    start, end = max(shown[0], calls[0]["t"]), min(shown[1], recording["ended"])
+    axes.plot([start, end], [y, y], color=INK, lw=5, solid_capstyle="butt", zorder=1)
     for call in calls:
         if call["call"] == "accept" and call["got"]:
             who[call["got"][0]["fd"]] = ports.get(call["got"][1][1], "")
-        took = ended - call["t"] if call["took"] is None else call["took"]
-        if call["call"] in WAITS and took > ASLEEP:
-            color = WAITS[call["call"]]
-            axes.barh(y, took, left=call["t"], height=0.3, color=color, zorder=2)
-            whose = who.get(call["fd"], "")
-            if took > (0.3 if narrow else 0.15) * ended and call["call"] != "accept":
-                axes.text(
-                    call["t"] + took / 2, y - 0.24, f"sleeps in {call['call']}, {whose}'s socket",
-                    ha="center", va="top", fontsize=8,
-                )  # fmt: skip
+        began = max(call["t"], start)
+        until = end if call["took"] is None else min(call["t"] + call["took"], end)
+        if call["call"] in WAITS and until - began > ASLEEP:
+            color, label = WAITS[call["call"]], f"server asleep in {call['call']}"
+            axes.barh(y, until - began, left=began, height=0.32, color=color, zorder=2)
+            used.setdefault(label, Patch(color=color, label=label))
+            if until - began > 0.3 * (end - start) and who.get(call["fd"]):
+                whose = f"{call['call']}, on {who[call['fd']]}'s socket"
+                axes.text((began + until) / 2, y + 0.2, whose, ha="center", va="bottom")
 
 
 KINDS = {"ok": "good", "ends": "good", "n/a": "none"}
@@ -221,9 +235,13 @@ def matrix(verdicts, rows=None, columns=None):
     def cell(row, column):
         word = verdicts[row.name, column.chapter].word
         shown = pill(word, KINDS.get(word, "bad"))
-        return HTML(link(row.chapter, shown) if row.chapter and word not in KINDS else shown)
+        return HTML(
+            link(row.chapter, shown) if row.chapter and word not in KINDS else shown
+        )
 
-    return table(header, [[row.name, *(cell(row, column) for column in columns)] for row in rows])
+    return table(
+        header, [[row.name, *(cell(row, column) for column in columns)] for row in rows]
+    )
 
 
 def link(chapter, inside, anchor=""):

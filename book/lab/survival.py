@@ -111,7 +111,9 @@ class Row:
     act: callable
     right: callable = whatever
     chapter: str = ""
-    excuse: callable = lambda column: ""  # why the case cannot arise for a column, or nothing
+    excuse: callable = lambda column: (
+        ""
+    )  # why the case cannot arise for a column, or nothing
 
     @property
     def name(self):
@@ -147,7 +149,9 @@ ROWS = [
     ),
     Row(
         clients.more_clients_than_descriptors,
-        excuse=lambda column: "it holds one client at a time" if column.one_at_a_time else "",
+        excuse=lambda column: (
+            "it holds one client at a time" if column.one_at_a_time else ""
+        ),
     ),
     Row(clients.head, header_alone, "01_one_request"),
     Row(clients.a_bare_line_feed, no_success, "01_one_request"),
@@ -156,7 +160,12 @@ ROWS = [
 ]
 
 COLUMNS = [
-    Column("01_one_request", "../code/01_one_request.py", answers_once=True, one_at_a_time=True),
+    Column(
+        "01_one_request",
+        "../code/01_one_request.py",
+        answers_once=True,
+        one_at_a_time=True,
+    ),
     Column("02_request_loop", "../code/02_request_loop.py", one_at_a_time=True),
 ]
 
@@ -202,11 +211,15 @@ class _Scene:
             if not self.served:
                 return Verdict("frozen", f"a bystander got nothing in {PATIENCE} s")
             if self._spins(talk):
-                return Verdict("spinning", f"over {SPINNING:.0%} of a core with nothing to do")
+                return Verdict(
+                    "spinning", f"over {SPINNING:.0%} of a core with nothing to do"
+                )
             right = self.row.right(talk)
             stays = not (talk.ended or talk.is_closed)
         # Who is still there holds what it holds by right: only what has left can leak.
-        return (not stays and self._repeat()) or (Verdict("ok") if right else self._wrong(talk))
+        return (not stays and self._repeat()) or (
+            Verdict("ok") if right else self._wrong(talk)
+        )
 
     def _connect(self, name):
         return clients.Conversation(self.server.address, name, PATIENCE)
@@ -265,7 +278,9 @@ class _Scene:
 
     def _wrong(self, talk):
         answers = ", ".join(map(str, talk.answers())) or "no answer"
-        return Verdict("wrong", f"the client got {answers}, then: {talk.ended or 'silence'}")
+        return Verdict(
+            "wrong", f"the client got {answers}, then: {talk.ended or 'silence'}"
+        )
 
     def _repeat(self):
         """Repeat the act; a Verdict if the server dies or freezes of it, or holds on to things."""

@@ -1,0 +1,70 @@
+"""What the tests share: servers written on the spot, and a search for leftovers."""
+
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BOOK = ROOT / "book"
+
+# What all the small servers below need: it listens, says so, and calls serve(listener).
+FRAME = """
+import socket, sys, threading, time
+ANSWER = b"HTTP/1.0 200 OK\\r\\nContent-Length: 13\\r\\n\\r\\nHello, world!"
+def main():
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=50)
+    print("listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    serve(listener)
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a program into a folder of the test's own; returns its path."""
+
+    def write(text, name="server.py"):
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def serving(write):
+    """Write a server whose `serve(listener)` is given; returns its path."""
+
+    def serving(serve, name="server.py"):
+        return write(FRAME + textwrap.dedent(serve) + "\nmain()\n", name)
+
+    return serving
+
+
+def children():
+    """The processes that this one has started and that still are there."""
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if child.status() != psutil.STATUS_ZOMBIE
+        and "resource_tracker" not in " ".join(cmdline(child))
+    ]
+
+
+def cmdline(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """No test leaves a process behind that was not there before it."""
+    before = {child.pid for child in children()}
+    yield
+    left = [child for child in children() if child.pid not in before]
+    for child in left:
+        child.kill()
+    assert not left, f"left running: {[cmdline(child) for child in left]}"

@@ -1,0 +1,118 @@
+"""Claims and proofs belong together: none without the other."""
+
+import ast
+import html
+import re
+import sys
+from collections import Counter
+
+import pytest
+
+import lab
+from lab import chapters
+
+CLAIMS = lab.claims()
+STANDING = {path.stem for path in chapters.chapters()}
+
+
+def tagged():
+    """(notebook, cell, number) for every tag of a claim."""
+    for path in chapters.notebooks():
+        for cell in chapters.read(path).cells:
+            for tag in cell.metadata.get("tags", []):
+                if tag.startswith("claim"):
+                    yield path.stem, cell, tag
+
+
+def asserts(cell):
+    """How many conditions a cell asserts: `assert a and b` counts one."""
+    return sum(
+        isinstance(node, ast.Assert) for node in ast.walk(ast.parse(cell.source))
+    )
+
+
+def test_there_are_119_in_order():
+    assert list(CLAIMS) == list(range(1, 120))
+
+
+def test_each_is_said_in_full_and_by_the_book_alone():
+    for claim in CLAIMS.values():
+        assert claim.claim.endswith(".") and claim.place, claim.number
+        assert claim.reason or claim.verdict == "holds", claim.number
+        assert re.fullmatch(r"\d\d_\w+", claim.chapter), claim.number
+    assert len({claim.claim for claim in CLAIMS.values()}) == 119
+
+
+def test_a_claim_of_a_standing_chapter_has_a_proof_or_a_reason_why_none_can_be():
+    proven = lab.proofs()
+    for number, claim in CLAIMS.items():
+        if claim.chapter in STANDING:
+            assert (number in proven) != bool(claim.untestable), (
+                f"claim {number} needs a cell with the tag claim-{number} in {claim.chapter}, "
+                "or `untestable` in claims.yml, and not both"
+            )
+
+
+def test_a_tag_names_a_claim_of_its_own_chapter():
+    for notebook, cell, tag in tagged():
+        assert re.fullmatch(r"claim-\d+", tag), f"{notebook}, {cell.id}: {tag}"
+        claim = CLAIMS.get(int(tag.removeprefix("claim-")))
+        assert claim, f"{notebook}, {cell.id}: no claim has the number of {tag}"
+        assert claim.chapter == notebook, (
+            f"{tag} belongs to {claim.chapter}, not to {notebook}"
+        )
+
+
+def test_a_claim_is_proven_once():
+    assert max(Counter(tag for _, _, tag in tagged()).values()) == 1
+
+
+def test_a_cell_that_proves_asserts_and_is_compared():
+    cells = {cell.id: (notebook, cell) for notebook, cell, _ in tagged()}
+    for name, (notebook, cell) in cells.items():
+        tags = cell.metadata["tags"]
+        claims = [tag for tag in tags if tag.startswith("claim-")]
+        assert asserts(cell) >= 1, f"{notebook}, {name} asserts nothing"
+        if len(claims) > 1:  # then each must be named where it is asserted
+            for tag in claims:
+                assert tag.replace("-", " ") in _spelled(cell.source), (
+                    f"{notebook}, {name}: {tag}"
+                )
+        assert not {"nbval-ignore-output", "nbval-skip", "raises-exception"} & set(tags)
+
+
+def _spelled(source):
+    """`claims 24, 26` as `claim 24 claim 26`."""
+    return re.sub(
+        r"claims ([\d, ]+)",
+        lambda found: " ".join(f"claim {n}" for n in re.findall(r"\d+", found[1])),
+        source,
+    )
+
+
+def test_the_page_says_all():
+    page = lab.verdicts(*CLAIMS, place=True).data
+    for claim in CLAIMS.values():
+        assert html.escape(claim.claim) in page
+    assert page.count("not yet proven") == sum(
+        claim.chapter not in STANDING and not claim.untestable
+        for claim in CLAIMS.values()
+    )
+
+
+def test_bad_data_is_named(tmp_path, monkeypatch):
+    entry = (
+        "- {number: 1, place: a, claim: b, verdict: VERDICT, reason: c, chapter: d}\n"
+    )
+    for text, message in (
+        (entry.replace("VERDICT", "maybe"), "claim 1: .*verdict unknown"),
+        (entry.replace("VERDICT", "holds") * 2, "claim 1: twice"),
+        (
+            entry.replace("VERDICT", "holds").replace("place", "plaice"),
+            "claim 1: .*plaice",
+        ),
+    ):
+        (tmp_path / "claims.yml").write_text(text)
+        monkeypatch.setattr(sys.modules["lab.check"], "CLAIMS", tmp_path / "claims.yml")
+        with pytest.raises(ValueError, match=message):
+            lab.claims()

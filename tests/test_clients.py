@@ -1,0 +1,199 @@
+"""Clients: what they put on the wire, and that none of them waits for ever."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+import lab
+from conftest import BOOK
+from lab import clients
+from lab.clients import Conversation, parse_answers
+from lab.server import Server
+
+LOOP = BOOK.parent / "code" / "02_request_loop.py"
+
+
+class Listener:
+    """A listening socket whose connections a test reads for itself."""
+
+    def __init__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.address = self.socket.getsockname()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.socket.close()
+
+    def all_that_comes(self):
+        """Accept one connection and read to its end: (bytes, "closed" or "reset")."""
+        connection, _ = self.socket.accept()
+        data = b""
+        with connection:
+            connection.settimeout(2)
+            while True:
+                try:
+                    more = connection.recv(65536)
+                except ConnectionResetError:
+                    return data, "reset"
+                if not more:
+                    return data, "closed"
+                data += more
+
+
+class Stopped:
+    """Stands for a server that is not there to be stopped."""
+
+    def paused(self):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("act", "sent", "end"),
+    [
+        (clients.connects_and_closes, b"", "closed"),
+        (clients.half_a_request_then_closes, b"GET / HT", "closed"),
+        (clients.half_a_request_then_resets, b"GET / HT", "reset"),
+        (clients.whole_request_then_resets, clients.REQUEST, "reset"),
+        (clients.asks_and_leaves, clients.REQUEST, "closed"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_those_that_leave(act, sent, end):
+    with Listener() as listener:
+        act(Conversation(listener.address), Stopped())
+        assert listener.all_that_comes() == (sent, end)
+
+
+@pytest.mark.parametrize(
+    ("act", "sent"),
+    [
+        (clients.half_closes_after_asking, clients.REQUEST),
+        (clients.a_bare_line_feed, b"\n\n"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_those_that_half_close(act, sent):
+    with Listener() as listener, Conversation(listener.address) as talk:
+        thread = threading.Thread(target=act, args=[talk, Stopped()])
+        thread.start()
+        assert listener.all_that_comes() == (sent, "closed")
+        thread.join()
+        assert talk.ended == "closed"
+
+
+@pytest.mark.parametrize(
+    ("act", "starts"),
+    [
+        (clients.plain_get, b"GET / HTTP/1.0\r\n\r\n"),
+        (clients.bytes_that_are_not_utf8, b"GET /\xff\xfe HTTP/1.0\r\n\r\n"),
+        (
+            clients.a_body_left_unread,
+            b"POST / HTTP/1.0\r\nContent-Length: 4096\r\n\r\nxxxx",
+        ),
+        (clients.head, b"HEAD / HTTP/1.0\r\n\r\n"),
+        (clients.a_header_without_end, b"GET / HTTP/1.0\r\nX-More: and more\r\n"),
+        (clients.sends_without_pause, b"xxxxxxxx"),
+        (clients.a_tls_hello, b"\x16\x03\x01"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_those_that_stay(act, starts):
+    """They stay until their time is up, whether or not anybody reads."""
+    with Listener() as listener, Conversation(listener.address, seconds=0.2) as talk:
+        act(talk, Stopped())
+        assert not talk.is_closed
+        connection, _ = listener.socket.accept()
+        with connection:
+            assert connection.recv(65536).startswith(starts)
+
+
+def test_one_byte_at_a_time_is_many_segments():
+    with Server(LOOP) as server, Conversation(server.address) as talk:
+        clients.one_byte_at_a_time(talk, server)
+        assert lab.survival.hello(talk)
+        sent = [count for _, what, count in talk.events if what == "sent"]
+        assert sent == [1] * len(clients.REQUEST)
+
+
+def test_a_tls_hello_never_holds_an_empty_line():
+    assert b"\n\n" not in clients.tls_hello() and b"\n\r\n" not in clients.tls_hello()
+    assert len(clients.tls_hello()) > 100
+
+
+def test_two_at_once_are_two_connections():
+    with Server(LOOP) as server, Conversation(server.address) as talk:
+        clients.two_at_once(talk, server)
+        assert lab.survival.hello_each(talk) and len(talk.others) == 1
+
+
+def test_get_says_why_there_is_no_answer(serving):
+    path = serving(
+        """
+        def serve(listener):
+            connection = listener.accept()[0]
+            connection.recv(1024)
+            connection.close()
+            listener.accept()
+        """
+    )
+    with Server(path) as server:
+        with pytest.raises(
+            ConnectionError, match="no answer: the connection was closed"
+        ):
+            lab.get(server.address)
+    with Server(serving("def serve(listener):\n    time.sleep(60)\n")) as server:
+        began = time.monotonic()
+        with pytest.raises(ConnectionError, match="silent for 0.2 s"):
+            lab.get(server.address, seconds=0.2)
+        assert time.monotonic() - began < 2
+
+
+def test_events_are_in_order_and_complete():
+    with Server(LOOP) as server:
+        talk = Conversation(server.address)
+        clients.plain_get(talk, server)
+        talk.close()
+        talk.close()
+    assert [what for _, what, _ in talk.events] == [
+        "calls", "connected", "sent", "got", "closed", "left",
+    ]  # fmt: skip
+    times = [t for t, _, _ in talk.events]
+    assert times == sorted(times)
+
+
+ONE = b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+
+
+@pytest.mark.parametrize(
+    ("raw", "bodies"),
+    [
+        (b"", []),
+        (b"nonsense", []),
+        (ONE, [b"hi"]),
+        (ONE + ONE, [b"hi", b"hi"]),
+        (ONE[:-1], []),
+        (ONE + ONE[:-1], [b"hi"]),
+        (b"HTTP/1.0 200 OK\r\n\r\nall the rest", [b"all the rest"]),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+            [b"hi"],
+        ),
+    ],
+)
+def test_parsing_answers(raw, bodies):
+    assert [answer.body for answer in parse_answers(raw)] == bodies
+
+
+def test_head_has_no_body():
+    (answer,) = parse_answers(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n", "HEAD")
+    assert (answer.status, answer.body) == (200, b"")

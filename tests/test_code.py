@@ -1,0 +1,158 @@
+"""The servers in code/, run as a reader would run them, from a terminal."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+import lab
+from conftest import BOOK, ROOT
+from lab import chapters
+
+SERVERS = sorted((ROOT / "code").glob("*.py"))
+
+
+def run(path, *arguments, **options):
+    """Run a server to its end; returns the finished process. For arguments that it must refuse."""
+    return subprocess.run(
+        [sys.executable, path, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        **options,
+    )
+
+
+def test_every_chapter_has_its_copy_and_no_other_file_is_there():
+    names = {path.stem for path in chapters.chapters()}
+    assert names == {path.stem for path in SERVERS}
+    assert {path.name for path in (ROOT / "code").iterdir()} - {"__pycache__"} == {
+        path.name for path in SERVERS
+    }
+
+
+def test_no_file_is_named_as_a_standard_module():
+    files = [*SERVERS, *(BOOK / "lab").glob("*.py"), *(ROOT / "tests").glob("*.py")]
+    public = {path.stem for path in files if path.parent.name != "lab"}
+    assert not public & sys.stdlib_module_names
+    assert not (ROOT / "code" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+def test_the_copy_agrees_with_the_notebook(path):
+    written = chapters.program(path.stem, path.name)
+    assert path.read_text(encoding="utf-8") == written, (
+        "`make code` makes the copies anew"
+    )
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+def test_it_fits_a_page(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert max(map(len, lines)) <= 88
+    assert len(lines) <= 120
+
+
+def test_main_is_the_same_in_all():
+    def tail(path):
+        text = path.read_text(encoding="utf-8")
+        return text[text.index("\ndef main():") :]
+
+    assert len({tail(path) for path in SERVERS}) == 1
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "arguments",
+    [["x"], ["-1"], ["65536"], ["8e3"], ["9" * 5000], ["²"], [""], ["1", "2"]],
+)
+def test_a_bad_port_is_one_line_and_status_2(path, arguments):
+    done = run(path, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(
+        r".*: give one port, a number from 0 .* to 65535\n", done.stderr
+    )
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+def test_a_port_in_use_is_one_line_and_status_2(path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(path, str(port))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(
+        rf".*: port {port}: Address already in use; try .*\n", done.stderr
+    )
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+def test_the_default_port_is_8080(path):
+    """Where 8080 is free the server takes it; where it is not, it says so."""
+    process = subprocess.Popen(
+        [sys.executable, path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    first = process.stdout.readline()
+    process.terminate()
+    _, errors = process.communicate(timeout=5)
+    assert (
+        first == "listening on 127.0.0.1:8080\n"
+        or "port 8080: Address already" in errors
+    )
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("busy", [False, True], ids=["in accept", "in recv"])
+def test_ctrl_c_and_sigterm_end_it_quietly(path, number, busy):
+    with lab.server.Server(path) as server:
+        with lab.Conversation(server.address) as talk:
+            if busy:
+                lab.until(lambda: "recvfrom" in str(lab.kernel.blocked_in(server.pid)))
+            server.send_signal(number)
+            assert server.wait() == 0
+            assert talk.receive() == b""
+            if busy:
+                assert talk.ended == "closed"
+        assert server.errors() == ""
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+def test_it_listens_on_loopback_alone(path):
+    with lab.server.Server(path) as server:
+        (listener,) = lab.kernel.sockets(pid=server.pid)
+        assert listener.local[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+def test_the_answer_and_what_is_printed(path):
+    with lab.server.Server(path) as server:
+        answer = lab.get(server.address)
+        server.wait_for("GET / HTTP/1.0")
+        assert (answer.status, answer.body) == (200, b"Hello, world!")
+        assert answer.headers == {"content-type": "text/plain", "content-length": "13"}
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+def test_it_runs_under_the_c_locale(path):
+    done = run(path, "x", env={"LANG": "C", "PATH": os.environ["PATH"]})
+    assert done.returncode == 2
+
+
+def test_what_tells_one_from_the_loop():
+    one, loop = (
+        ROOT / "code" / name for name in ("01_one_request.py", "02_request_loop.py")
+    )
+    with lab.server.Server(one) as server:
+        lab.get(server.address)
+        assert server.wait() == 0
+    with lab.server.Server(loop) as server:
+        for _ in range(50):
+            assert lab.survival.is_hello(lab.get(server.address))
+        assert lab.kernel.descriptors(server.pid) == 4

@@ -1,0 +1,197 @@
+"""The kernel's view, against what `ss` says, and against sockets whose state we know."""
+
+import os
+import re
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import lab
+from conftest import BOOK
+from lab import kernel
+from lab.server import Server
+
+LOOP = BOOK.parent / "code" / "02_request_loop.py"
+
+
+def pair():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        return ours, listener.accept()[0]
+
+
+@pytest.mark.skipif(not shutil.which("ss"), reason="ss is not installed (iproute2)")
+def test_sockets_agree_with_ss():
+    with Server(LOOP) as server, lab.Conversation(server.address) as talk:
+        lab.until(lambda: "recvfrom" in str(kernel.blocked_in(server.pid)))
+        with lab.Conversation(server.address) as waiting:
+            waiting.send(b"half")
+            lab.until(lambda: kernel.find_socket(server.address).unread)
+            port = server.port
+            text = subprocess.run(
+                ["ss", "-Htan", f"( sport = :{port} or dport = :{port} )"],
+                capture_output=True, text=True, check=True,
+            ).stdout  # fmt: skip
+            ours = {
+                (sock.state, sock.unread, sock.local[1], sock.remote[1])
+                for sock in kernel.sockets(port)
+            }
+    theirs = set()
+    for line in text.splitlines():
+        state, unread, _, local, remote = line.split()[:5]
+        state = {"ESTAB": "ESTABLISHED"}.get(state, state)
+        remote_port = remote.rpartition(":")[2].replace("*", "0")
+        theirs.add(
+            (state, int(unread), int(local.rpartition(":")[2]), int(remote_port))
+        )
+    assert ours == theirs
+    assert (("LISTEN", 1, port, 0)) in ours and talk.port
+
+
+@pytest.mark.skipif(not shutil.which("ss"), reason="ss is not installed (iproute2)")
+def test_the_accept_queue_agrees_with_ss():
+    with socket.create_server(("127.0.0.1", 0), backlog=7) as listener:
+        port = listener.getsockname()[1]
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        words = subprocess.run(
+            ["ss", "-Hltn", f"sport = :{port}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        assert kernel.queues_of(listener) == (3, 7) == (int(words[1]), int(words[2]))
+        for client in clients:
+            client.close()
+
+
+def test_ipv6_addresses():
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        assert kernel.find_socket(listener.getsockname()).local[0] == "::1"
+
+
+def test_states_and_queues_of_our_own():
+    ours, theirs = pair()
+    with ours, theirs:
+        assert kernel.state_of(ours) == "ESTABLISHED"
+        ours.send(b"12345")
+        assert kernel.queues_of(theirs) == (5, 0)
+        ours.close()
+        lab.until(lambda: kernel.state_of(theirs) == "CLOSE-WAIT")
+
+
+def test_unsent_bytes_are_counted():
+    ours, theirs = pair()
+    with ours, theirs:
+        ours.setblocking(False)
+        taken = 0
+        with pytest.raises(BlockingIOError):
+            while True:
+                taken += ours.send(b"x" * 65536)
+        unsent = lab.until(lambda: kernel.queues_of(ours)[1])
+        row = kernel.find_socket(ours.getsockname(), ours.getpeername())
+        assert 0 < unsent <= taken
+        assert row.unsent > 0
+
+
+def test_time_wait_counts_down_from_sixty():
+    ours, theirs = pair()
+    port = ours.getsockname()[1]
+    ours.close()
+    lab.until(lambda: kernel.state_of(theirs) == "CLOSE-WAIT")
+    theirs.close()
+    (row,) = lab.until(
+        lambda: [s for s in kernel.sockets(port) if s.state == "TIME-WAIT"]
+    )
+    assert row.timer == "timewait" and 55 < row.left <= 60
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda sock: sock.recv(1), "recvfrom"),
+        (lambda sock: select.select([sock], [], [], 5), "(select|pselect6)"),
+        (lambda sock: time.sleep(1), "clock_nanosleep"),
+    ],
+    ids=["recv", "select", "sleep"],
+)
+def test_blocked_in(call, name):
+    ours, theirs = pair()
+    with ours, theirs:
+        thread = threading.Thread(target=call, args=[ours])
+        thread.start()
+        blocked = lab.until(lambda: kernel.blocked_in(os.getpid(), thread.native_id))
+        theirs.send(b"x")
+        thread.join()
+    assert re.fullmatch(name, blocked.call)
+    assert blocked.channel not in ("", "0")
+
+
+def test_one_that_runs_is_blocked_in_nothing():
+    done = threading.Event()
+
+    def spin():
+        while not done.is_set():
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    lab.until(lambda: kernel.blocked_in(os.getpid(), thread.native_id) is None)
+    done.set()
+    thread.join()
+
+
+def test_one_that_has_ended():
+    with Server(LOOP) as server:
+        pid = server.pid
+    with pytest.raises(ProcessLookupError, match="has ended"):
+        kernel.blocked_in(pid)
+
+
+def test_cpu_time_of_an_idle_and_of_a_busy_one(serving):
+    with Server(LOOP) as server:
+        lab.until(lambda: kernel.blocked_in(server.pid))
+        assert kernel.cpu_share(server.pid, 0.1) == 0
+    with Server(serving("def serve(listener):\n    while True: pass\n")) as server:
+        assert kernel.cpu_share(server.pid, 0.2) > 0.1
+        assert kernel.cpu_time(server.pid) > 0.02
+
+
+def test_interest_list_and_mask_names():
+    ours, theirs = pair()
+    with ours, theirs, select.epoll() as epoll:
+        assert kernel.interest_list(os.getpid(), epoll.fileno()) == {}
+        epoll.register(ours, select.EPOLLIN | select.EPOLLET | select.EPOLLRDHUP)
+        watched = kernel.interest_list(os.getpid(), epoll.fileno())
+        names = kernel.mask_names(watched[ours.fileno()])
+        assert set(names.split("|")) == {"IN", "ET", "RDHUP", "ERR", "HUP"}
+    assert kernel.mask_names(0) == "-"
+
+
+def test_memory_grows_with_what_is_written():
+    before = kernel.memory(os.getpid())
+    block = bytearray(b"x" * 8_000_000)
+    assert kernel.memory(os.getpid()) - before > 7_000_000
+    del block
+
+
+def test_a_free_port_is_given_once():
+    ports = [lab.free_port() for _ in range(20)]
+    assert len(set(ports)) == 20
+    low = int(open("/proc/sys/net/ipv4/ip_local_port_range").read().split()[0])
+    assert all(10_000 <= port < low for port in ports)
+    script = (
+        "import random, lab\n"
+        f"random.sample = lambda *arguments: [{ports[0]}]\n"
+        "lab.free_port()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=BOOK, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )  # fmt: skip
+    assert "found no free port" in done.stderr

@@ -1,0 +1,140 @@
+"""The notebooks as files: what must be so before nbval runs them."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from conftest import BOOK, ROOT
+from lab import chapters
+
+NOTEBOOKS = chapters.notebooks()
+CHAPTERS = chapters.chapters()
+TEXTS = [*NOTEBOOKS, BOOK / "intro.md", ROOT / "README.md"]
+
+
+def by_name(path):
+    return path.stem
+
+
+def prose(path):
+    return "\n".join(
+        cell.source
+        for cell in chapters.read(path).cells
+        if cell.cell_type == "markdown"
+    )
+
+
+def outputs(path):
+    """Each code cell with the text of all its outputs."""
+    for cell in chapters.read(path).cells:
+        if cell.cell_type == "code":
+            yield cell, json.dumps(cell.outputs)
+
+
+def test_cell_ids_are_unique_across_the_book():
+    ids = Counter(cell.id for path in NOTEBOOKS for cell in chapters.read(path).cells)
+    assert max(ids.values()) == 1, ids.most_common(3)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_outputs_are_stored_and_tell_nothing_of_the_machine(path):
+    for cell, text in outputs(path):
+        assert cell.execution_count, f"{cell.id} was never run: `make notebooks`"
+        assert '"output_type": "error"' not in text, cell.id
+        found = re.search(
+            r"/(root|home|work|tmp)/\w+|site-packages|127\.0\.0\.1:\d{4,5}", text
+        )
+        assert not found, f"{cell.id}: {found}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_every_cell_is_compared(path):
+    cells = [cell for cell, _ in outputs(path)]
+    ignored = [
+        c.id for c in cells if "nbval-ignore-output" in c.metadata.get("tags", [])
+    ]
+    assert len(ignored) * 10 <= len(cells), f"too many are not compared: {ignored}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_metadata_is_the_same_for_every_python(path):
+    assert chapters.read(path).metadata == {
+        "kernelspec": {
+            "display_name": "Python 3",
+            "language": "python",
+            "name": "python3",
+        },
+        "language_info": {"name": "python"},
+    }
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=by_name)
+def test_the_anatomy_of_a_chapter(path):
+    text = prose(path)
+    for heading in (
+        "The server",
+        "What the article says",
+        "Break it",
+        "In short",
+        "Exercises",
+    ):
+        assert f"\n## {heading}" in text or text.startswith(f"## {heading}"), heading
+    assert "**Next:**" in text
+    assert f"../code/{path.stem}.py" in text
+    assert 1500 <= words(path) <= 3500, words(path)
+
+
+def words(path):
+    """Words that a reader reads: prose and the verdicts, not code."""
+    cells = chapters.read(path).cells
+    shown = " ".join(
+        re.sub(r"<style>.*?</style>|<[^>]+>", " ", text, flags=re.DOTALL)
+        for cell in cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        for text in [output.get("data", {}).get("text/html", "")]
+        if "lab-claim" in text
+    )
+    return len((prose(path) + shown).split())
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=by_name)
+def test_hardly_200_words_without_a_cell_or_a_picture(path):
+    run = longest = 0
+    for cell in chapters.read(path).cells:
+        run = run + len(cell.source.split()) if cell.cell_type == "markdown" else 0
+        longest = max(longest, run)
+    assert longest <= 230
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_one_downloaded_alone_says_what_to_clone(path, tmp_path):
+    import subprocess
+    import sys
+
+    setup = next(cell for cell in chapters.read(path).cells if cell.cell_type == "code")
+    done = subprocess.run(
+        [sys.executable, "-c", setup.source],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("This notebook needs the folder lab beside it: clone")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_links_between_pages_lead_somewhere(path):
+    text = prose(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
+
+
+def test_the_table_of_contents_names_every_page():
+    toc = (ROOT / "_toc.yml").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        assert f"book/{path.stem}\n" in toc + "\n", path.stem

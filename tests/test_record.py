@@ -1,0 +1,228 @@
+"""The recorder, against runs whose calls are known."""
+
+import json
+import signal
+import time
+
+import pytest
+
+import lab
+from conftest import BOOK
+from lab.clients import plain_get
+
+LOOP = BOOK.parent / "code" / "02_request_loop.py"
+
+
+def calls(run, *names):
+    return [
+        call for call in run.recording["calls"] if not names or call["call"] in names
+    ]
+
+
+def in_accept(run):
+    """Wait until the server waits for the next client."""
+    lab.until(lambda: "accept4" in str(lab.kernel.blocked_in(run.server.pid)))
+
+
+def test_the_calls_of_one_request_in_their_order():
+    with lab.record(LOOP) as run:
+        talk = run.talk("only")
+        plain_get(talk, run.server)
+        in_accept(run)
+    made = [(call["call"], call["got"]) for call in calls(run)]
+    assert [name for name, _ in made] == [
+        "setsockopt", "bind", "listen", "accept", "recv", "send", "close", "accept", "close",
+    ]  # fmt: skip
+    accept, recv, send = calls(run)[3:6]
+    assert accept["got"][1] == ["127.0.0.1", talk.port]
+    assert recv["got"] == {"bytes": 18, "begins": "GET / HTTP/1.0\r\n\r\n"}
+    assert recv["given"] == [1024] and recv["fd"] == accept["got"][0]["fd"]
+    assert send["given"][0]["bytes"] == send["got"] == 78
+    assert made[-2] == ("accept", None) and calls(run)[-2]["error"] == "SystemExit"
+
+
+def test_lines_and_calls_agree_with_the_source():
+    with lab.record(LOOP) as run:
+        plain_get(run.talk("only"), run.server)
+    source = run.recording["source"]
+    for call in calls(run, "accept", "recv", "send"):
+        assert f".{call['call']}(" in source[call["line"] - 1]
+    executed = {line for _, _, line in run.recording["lines"]}
+    assert all(call["line"] in executed for call in calls(run))
+
+
+def test_one_clock_for_the_server_and_its_clients():
+    with lab.record(LOOP) as run:
+        in_accept(run)
+        plain_get(run.talk("only"), run.server)
+    events = {what: t for t, what, _ in run.recording["clients"][0]["events"]}
+    accept, recv, send = calls(run, "accept", "recv", "send")[:3]
+    assert accept["t"] < events["calls"] < accept["t"] + accept["took"]
+    assert events["sent"] < recv["t"] + recv["took"] < send["t"] < events["got"]
+    assert accept["t"] + accept["took"] <= recv["t"]
+
+
+def test_a_blocked_call_is_as_long_as_it_blocked():
+    with lab.record(LOOP) as run:
+        talk = run.talk("slow")
+        lab.until(lambda: "recvfrom" in str(lab.kernel.blocked_in(run.server.pid)))
+        blocked_from = time.monotonic()
+        lab.until(lambda: time.monotonic() > blocked_from + 0.1)
+        plain_get(talk, run.server)
+    (recv,) = calls(run, "recv")
+    assert 0.1 <= recv["took"] < 5
+
+
+def test_states_and_queues_after_each_call():
+    with lab.record(LOOP) as run:
+        first = run.talk("first")
+        lab.until(lambda: "recvfrom" in str(lab.kernel.blocked_in(run.server.pid)))
+        second = run.talk("second")
+        plain_get(first, run.server)
+        plain_get(second, run.server)
+    listen, accept, recv = (
+        calls(run, name)[0] for name in ("listen", "accept", "recv")
+    )
+    assert listen["sockets"][str(listen["fd"])] == ["LISTEN", 0, 1]
+    fd = str(accept["got"][0]["fd"])
+    assert accept["sockets"][fd] == ["ESTABLISHED", 0, 0]
+    assert recv["sockets"][str(listen["fd"])] == ["LISTEN", 1, 1], (
+        "the second one waits"
+    )
+
+
+def test_a_call_that_never_returns_is_there():
+    with lab.record(LOOP) as run:
+        in_accept(run)
+        run.server.send_signal(signal.SIGKILL)
+        run.server.wait()
+    last = calls(run)[-1]
+    assert (last["call"], last["took"], last["got"]) == ("accept", None, None)
+    assert run.recording["status"] == -signal.SIGKILL
+
+
+def test_an_error_is_recorded_by_its_name():
+    with lab.record(LOOP) as run:
+        lab.clients.half_a_request_then_resets(run.talk("rude"), run.server)
+        run.server.wait()
+    assert calls(run, "recv")[-1]["error"] == "ConnectionResetError"
+    assert run.recording["status"] == 1
+
+
+def test_the_cap_is_kept_and_told():
+    with lab.record(LOOP, most_calls=50) as run:
+        run.talk("leaves").close()
+        lab.until(run.is_full)
+    assert run.recording["capped"]
+    assert len(calls(run)) == 50
+    assert len(json.dumps(run.recording)) < 100_000
+
+
+def test_a_run_below_the_cap_is_not_capped():
+    with lab.record(LOOP) as run:
+        plain_get(run.talk("only"), run.server)
+    assert not run.recording["capped"]
+
+
+def test_it_is_plain_data():
+    with lab.record(LOOP) as run:
+        plain_get(run.talk("only"), run.server)
+    assert json.loads(json.dumps(run.recording)) == run.recording
+    assert len(json.dumps(run.recording)) < 20_000
+
+
+EPOLL = """
+    import select
+    def serve(listener):
+        with select.epoll() as epoll:
+            epoll.register(listener, select.EPOLLIN)
+            (fd, event), = epoll.poll(5)
+            connection, _ = listener.accept()
+            epoll.register(connection, select.EPOLLIN)
+            epoll.modify(connection, select.EPOLLOUT | select.EPOLLET)
+            epoll.poll(5)
+            connection.recv(1024)
+            connection.sendall(ANSWER)
+            epoll.unregister(connection)
+            connection.close()
+"""
+
+
+def test_epoll_calls_and_the_interest_list_after_each(serving):
+    with lab.record(serving(EPOLL)) as run:
+        plain_get(run.talk("only"), run.server)
+        run.server.wait()
+    made = calls(run, "register", "modify", "unregister", "poll")
+    names = [call["call"] for call in made]
+    assert names == ["register", "poll", "register", "modify", "poll", "unregister"]
+    listener, connection = (
+        str(made[0]["given"][0]["fd"]),
+        str(made[2]["given"][0]["fd"]),
+    )
+    (watched,) = made[0]["interest"].values()
+    assert watched == {listener: "IN|ERR|HUP"}
+    (watched,) = made[3]["interest"].values()
+    assert watched == {listener: "IN|ERR|HUP", connection: "OUT|ERR|HUP|ET"}
+    (watched,) = made[5]["interest"].values()
+    assert watched == {listener: "IN|ERR|HUP"}
+    assert made[1]["got"] == [[int(listener), 1]]
+
+
+def test_threads_have_lanes_of_their_own(serving):
+    path = serving(
+        """
+        def answer(connection):
+            with connection:
+                connection.recv(1024)
+                connection.sendall(ANSWER)
+        def serve(listener):
+            for number in range(2):
+                connection, _ = listener.accept()
+                threading.Thread(target=answer, args=[connection], name=f"worker {number}").start()
+        """
+    )
+    with lab.record(path) as run:
+        for name in ("first", "second"):
+            plain_get(run.talk(name), run.server)
+        run.server.wait()
+    lanes = {call["thread"] for call in calls(run, "recv", "sendall")}
+    assert lanes == {"worker 0", "worker 1"}
+    assert {call["thread"] for call in calls(run, "accept")} == {"MainThread"}
+    assert {thread for _, thread, _ in run.recording["lines"]} == lanes | {"MainThread"}
+
+
+def test_one_that_runs_without_calling_anything_is_seen(serving):
+    path = serving(
+        """
+        def serve(listener):
+            listener.accept()
+            for number in range(1000):
+                number += 1
+        """
+    )
+    with lab.record(path) as run:
+        run.talk("only")
+        run.server.wait()
+    assert len(run.recording["lines"]) > 2000
+    assert not calls(run, "(runs)")
+
+
+def test_the_server_can_not_tell(serving):
+    """It sees its own arguments, its own folder, and a class named socket."""
+    path = serving(
+        """
+        import os
+        def serve(listener):
+            print(sys.argv[0] == __file__, sys.path[0] == os.path.dirname(__file__), flush=True)
+            print(type(listener).__name__, isinstance(listener, socket.socket), flush=True)
+            print("kernel" in sys.modules, flush=True)
+        """
+    )
+    with lab.record(path) as run:
+        run.server.wait()
+        assert run.server.output() == "True True\nsocket True\nFalse\n"
+
+
+def test_one_that_does_not_start():
+    with pytest.raises(lab.server.ServerError), lab.record("run/99_nothing.py"):
+        pass

@@ -1,0 +1,230 @@
+"""Starting, watching and stopping: whatever a server does, nothing hangs and nothing is left."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+import lab
+from conftest import BOOK
+from lab.server import Server, ServerError
+
+LOOP = BOOK.parent / "code" / "02_request_loop.py"
+
+
+def test_a_syntax_error_is_shown_at_once(write):
+    began = time.monotonic()
+    with pytest.raises(ServerError, match="SyntaxError") as caught:
+        Server(write("def broken(:\n"))
+    assert "def broken(:" in str(caught.value)
+    assert time.monotonic() - began < 5
+    assert caught.value._render_traceback_()[0].startswith(
+        "server.py ended with status 1"
+    )
+
+
+def test_one_that_dies_at_start_shows_its_own_traceback(write):
+    with pytest.raises(ServerError, match="ZeroDivisionError"):
+        Server(write("1 / 0\n"))
+
+
+def test_one_that_ends_without_a_word(write):
+    with pytest.raises(ServerError, match="ended with status 0:\nIt printed nothing"):
+        Server(write("pass\n"))
+
+
+def test_one_that_never_says_that_it_listens(write):
+    with pytest.raises(ServerError, match="printed nothing for 0.3 s"):
+        Server(write("import time; time.sleep(60)\n"), seconds=0.3)
+
+
+@pytest.mark.parametrize("line", ["hello", "listening on nowhere", "listening on :x"])
+def test_one_that_says_something_else(write, line):
+    with pytest.raises(ServerError, match="should first print"):
+        Server(write(f"print({line!r}, flush=True); import time; time.sleep(60)\n"))
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(ServerError, match="run the cell that writes it first"):
+        Server("run/99_nothing.py")
+
+
+def test_one_that_ignores_sigterm_is_killed(serving):
+    path = serving(
+        """
+        import signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        def serve(listener):
+            while True:
+                time.sleep(1)
+        """
+    )
+    server = Server(path)
+    began = time.monotonic()
+    assert server.stop(seconds=0.3) == -signal.SIGKILL
+    assert 0.3 <= time.monotonic() - began < 3
+
+
+def test_a_stopped_one_can_be_stopped():
+    server = Server(LOOP)
+    server.send_signal(signal.SIGSTOP)
+    assert server.stop() == 0
+
+
+def test_stopping_twice_and_its_last_words():
+    server = Server(LOOP)
+    lab.get(server.address)
+    server.stop()
+    assert server.stop() == 0
+    assert "GET / HTTP/1.0" in server.output()
+    assert server.errors() == ""
+
+
+def test_it_gives_back_every_descriptor():
+    Server(LOOP).stop()
+    before = os.listdir("/proc/self/fd")
+    for _ in range(5):
+        Server(LOOP).stop()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_descriptors_after_a_failed_start(write):
+    path = write("1 / 0\n")
+    for _ in range(3):
+        with pytest.raises(ServerError):
+            Server(path)
+        before = len(os.listdir("/proc/self/fd"))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_it_lives_through_an_interrupt_of_our_group():
+    """Jupyter interrupts a kernel by a signal to its whole group."""
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        script = (
+            "import os, signal, sys, lab.server\n"
+            "signal.signal(signal.SIGINT, lambda *_: None)\n"
+            "with lab.server.Server(sys.argv[1]) as server:\n"
+            "    os.killpg(0, signal.SIGINT)\n"
+            "    lab.get(server.address)\n"
+            "    print('alive', server.is_running())\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, LOOP], cwd=BOOK, capture_output=True, text=True,
+            timeout=20, process_group=0, env={**os.environ, "PYTHONPATH": "."},
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, old)
+    assert done.stdout == "alive True\n", done.stderr
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+def test_it_dies_with_a_kernel_that_is_killed(stopped):
+    """By SIGKILL, so that nothing of the parent's can run; and even if it is stopped itself."""
+    script = (
+        "import signal, sys, time, lab.server\n"
+        "server = lab.server.Server(sys.argv[1])\n"
+        f"{stopped} and server.send_signal(signal.SIGSTOP)\n"
+        "print(server.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, LOOP], cwd=BOOK, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )  # fmt: skip
+    pid = int(parent.stdout.readline())
+    assert psutil.pid_exists(pid)
+    parent.kill()
+    parent.communicate()
+    lab.until(lambda: not is_alive(pid), what="the orphan to die")
+
+
+def is_alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_servers_of_a_thread_pool_outlive_the_pool():
+    """A parent-death signal follows the thread that started the process; this must not."""
+    started = []
+    thread = threading.Thread(target=lambda: started.append(Server(LOOP)))
+    thread.start()
+    thread.join()
+    with started[0] as server:
+        assert lab.survival.is_hello(lab.get(server.address))
+
+
+def test_one_that_spins_and_is_forgotten_ends_by_itself(serving):
+    path = serving("def serve(listener):\n    while True: pass\n")
+    with Server(path) as server:
+        server.limit(resource.RLIMIT_CPU, 1)
+        assert server.wait(seconds=30) == -signal.SIGXCPU
+
+
+def test_every_server_has_a_cpu_limit():
+    with Server(LOOP) as server:
+        assert (
+            resource.prlimit(server.pid, resource.RLIMIT_CPU)[0]
+            <= lab.server.CPU_SECONDS
+        )
+
+
+def test_starting_again_stops_the_one_before(capsys):
+    first = lab.start(LOOP)
+    second = lab.start(LOOP)
+    assert not first.is_running() and second.is_running()
+    lab.stop_all()
+    assert not second.is_running()
+    assert (
+        capsys.readouterr().out.count("02_request_loop.py is listening on 127.0.0.1:")
+        == 2
+    )
+
+
+def test_much_output_does_not_stop_it(serving):
+    path = serving(
+        """
+        def serve(listener):
+            print("x" * 3_000_000, flush=True)
+            listener.accept()[0].send(ANSWER)
+        """
+    )
+    with Server(path) as server:
+        assert lab.survival.is_hello(lab.get(server.address))
+        assert len(server.output()) <= lab.server.OUTPUT_BYTES
+
+
+def test_a_closed_console_is_a_broken_pipe(serving):
+    path = serving(
+        """
+        def serve(listener):
+            listener.accept()
+            print("anybody there?", flush=True)
+        """
+    )
+    with Server(path) as server:
+        server.close_console()
+        with lab.Conversation(server.address):
+            assert server.wait() == 1
+        assert server.last_words().startswith("BrokenPipeError")
+
+
+def test_until_says_what_it_waited_for():
+    with pytest.raises(TimeoutError, match="waited 0.01 s for a miracle"):
+        lab.until(lambda: False, 0.01, what="a miracle")
+
+
+def test_waiting_for_output_that_never_comes():
+    with (
+        Server(LOOP) as server,
+        pytest.raises(ServerError, match="has not printed 'never'"),
+    ):
+        server.wait_for("never", seconds=0.05)

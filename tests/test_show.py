@@ -1,0 +1,90 @@
+"""Figures and tables: well-formed, with titles and alternatives, and all text escaped."""
+
+import base64
+import re
+import xml.etree.ElementTree as xml
+
+import lab
+from conftest import BOOK
+from lab import show, survival
+from lab.clients import plain_get
+from lab.survival import Verdict
+
+LOOP = BOOK.parent / "code" / "02_request_loop.py"
+
+
+def pictures(html):
+    """The drawings of a figure, wide and narrow, parsed."""
+    found = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", html)
+    return [xml.fromstring(base64.b64decode(each)) for each in found]
+
+
+def test_a_timeline_in_two_widths():
+    with lab.record(LOOP) as run:
+        plain_get(run.talk("first <1>"), run.server)
+        plain_get(run.talk("second"), run.server)
+    html = show.timeline(run.recording, "Who & whom", 'An "alternative"').data
+    narrow, wide = (float(each.get("width")[:-2]) for each in pictures(html))
+    assert narrow < 0.6 * wide
+    assert "Who &amp; whom" in html and 'alt="An &quot;alternative&quot;"' in html
+    for each in pictures(html):
+        texts = {
+            "".join(node.itertext()).strip()
+            for node in each.iter()
+            if node.tag.endswith("text")
+        }
+        assert {
+            "first <1>",
+            "second",
+            "server",
+            "seconds",
+            "asks",
+            "is answered",
+        } <= texts
+
+
+def test_a_timeline_of_a_run_that_ended_badly():
+    with lab.record(LOOP) as run:
+        lab.clients.half_a_request_then_resets(run.talk("rude"), run.server)
+        run.server.wait()
+    assert len(pictures(show.timeline(run.recording, "title", "alt").data)) == 2
+
+
+def test_the_same_drawing_twice_is_the_same_file():
+    def draw(figure, narrow):
+        figure.subplots().plot([1, 2])
+
+    assert show.picture(draw, "a", "b").data == show.picture(draw, "a", "b").data
+
+
+def test_tables_escape_what_they_show():
+    html = show.table(["<th>"], [["<td>", 1]]).data
+    assert "&lt;th&gt;" in html and "&lt;td&gt;" in html
+
+
+def test_difference_shows_what_changed_and_only_that(tmp_path):
+    old, new = tmp_path / "old.py", tmp_path / "new.py"
+    same = [f"same = {n}" for n in range(20)]
+    old.write_text("\n".join([*same, "x = 1 < 2"]))
+    new.write_text("\n".join([*same, "x = 1 > 2"]))
+    html = show.difference(str(old), str(new)).data
+    assert (
+        '<span class="minus">-x = 1 &lt; 2</span><span class="plus">+x = 1 &gt; 2</span>'
+        in html
+    )
+    assert "same = 3" not in html
+
+
+def test_the_matrix_links_faults_to_the_chapters_that_explain_them():
+    rows, columns = survival.ROWS[:2] + survival.ROWS[3:4], survival.COLUMNS[1:]
+    verdicts = {
+        (row.name, columns[0].chapter): Verdict(word)
+        for row, word in zip(rows, ("ok", "n/a", "frozen"), strict=True)
+    }
+    html = show.matrix(verdicts, rows, columns).data
+    assert html.count("<tr>") == 4
+    assert 'lab-good">ok</span></td>' in html
+    assert (
+        '<a href="02_request_loop.ipynb"><span class="lab-pill lab-bad">frozen</span></a>'
+        in html
+    )

@@ -1,0 +1,317 @@
+"""The matrix is an instrument: for each verdict a server that deserves it, and one that just
+does not."""
+
+import contextlib
+
+import pytest
+
+from conftest import ROOT
+from lab import clients, survival
+from lab.server import Server
+from lab.survival import Column, Row, judge
+
+WELL = """
+def answer(connection):
+    with connection:
+        connection.settimeout(5)
+        request = b""
+        while b"\\r\\n\\r\\n" not in request:
+            data = connection.recv(1024)
+            if not data:
+                return
+            request += data
+        connection.sendall(ANSWER)
+
+def carefully(connection):
+    try:
+        answer(connection)
+    except OSError:
+        pass
+
+def serve(listener):
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=carefully, args=[connection], daemon=True).start()
+"""
+
+
+@pytest.fixture
+def verdict(serving):
+    """Judge a server, given as `serve`, by a client; returns the verdict."""
+
+    def verdict(serve, act=clients.plain_get, right=survival.whatever, **traits):
+        return judge(Row(act, right), Column("test", str(serving(serve)), **traits))
+
+    return verdict
+
+
+def test_ok(verdict):
+    seen = verdict(WELL, clients.plain_get, survival.hello)
+    assert str(seen) == "ok"
+
+
+def test_dead_of_an_exception(verdict):
+    start = "threading.Thread(target=carefully, args=[connection], daemon=True).start()"
+    seen = verdict(
+        WELL.replace(start, "answer(connection)"), clients.half_a_request_then_resets
+    )
+    assert seen.word == "dead" and seen.reason.startswith("ConnectionResetError")
+
+
+def test_not_dead_of_a_caught_one(verdict):
+    assert verdict(WELL, clients.half_a_request_then_resets).word == "ok"
+
+
+def test_dead_even_with_status_0(verdict):
+    """Only a server that is written to end may end."""
+    once = WELL.replace(
+        "while True:\n        connection, _",
+        "for _ in range(2):\n        connection, _",
+    )
+    assert verdict(once).word == "dead"
+
+
+def test_dead_in_a_repeat(verdict):
+    """It stands the first time, and the bystander; the tenth is one too many."""
+    ten = WELL.replace(
+        "while True:\n        connection, _",
+        "for _ in range(10):\n        connection, _",
+    )
+    assert verdict(ten).word == "dead"
+
+
+def test_ends_is_for_those_that_are_written_to(verdict):
+    once = """
+def serve(listener):
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1024)
+        connection.sendall(ANSWER)
+"""
+    assert verdict(once, right=survival.hello, answers_once=True).word == "ends"
+    assert verdict(once, right=survival.hello).word == "dead"
+    assert verdict(once + "    sys.exit(1)", answers_once=True).word == "dead"
+    wrong = once.replace("sendall(ANSWER)", "sendall(b'?')")
+    assert verdict(wrong, right=survival.hello, answers_once=True).word == "wrong"
+
+
+SLOW = """
+def serve(listener):
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout({timeout})
+            try:
+                while b"\\r\\n\\r\\n" not in connection.recv(1024):
+                    pass
+                connection.sendall(ANSWER)
+            except OSError:
+                pass
+"""
+
+
+def test_frozen_by_one_that_says_nothing(verdict):
+    assert verdict(SLOW.format(timeout=30), clients.says_nothing).word == "frozen"
+
+
+def test_not_frozen_if_it_takes_a_second(verdict):
+    assert verdict(SLOW.format(timeout=1), clients.says_nothing).word == "ok"
+
+
+SPINNING = """
+def serve(listener):
+    def spin():
+        while not gone.is_set() or {for_ever}:
+            pass
+    gone = threading.Event()
+    while True:
+        connection, _ = listener.accept()
+        if not connection.recv(1024):
+            threading.Thread(target=spin, daemon=True).start()
+            threading.Timer(0.05, gone.set).start()
+        else:
+            connection.sendall(ANSWER)
+        connection.close()
+"""
+
+
+def test_spinning(verdict):
+    assert (
+        verdict(SPINNING.format(for_ever=True), clients.connects_and_closes).word
+        == "spinning"
+    )
+
+
+def test_not_spinning_if_it_only_takes_a_moment(verdict):
+    """A twentieth of a second of work after a client has left, and then nothing."""
+    seen = verdict(SPINNING.format(for_ever=False), clients.connects_and_closes)
+    assert seen.word == "ok"
+
+
+LEAKING = """
+kept = []
+def serve(listener):
+    while True:
+        connection, _ = listener.accept()
+        connection.recv(1024)
+        connection.sendall(ANSWER)
+        connection.shutdown(socket.SHUT_RDWR)
+        {keep}
+"""
+
+
+def test_leaking_descriptors(verdict):
+    seen = verdict(LEAKING.format(keep="kept.append(connection)"))
+    assert seen.word == "leaking" and "descriptors" in seen.reason
+
+
+def test_not_leaking_if_it_keeps_a_few(verdict):
+    """Three connections are kept, as a pool would; the bystander's and two of the client's."""
+    keep = "kept.append(connection); len(kept) > 3 and kept.pop(0).close()"
+    assert verdict(LEAKING.format(keep=keep)).word == "ok"
+
+
+def test_leaking_memory(verdict):
+    keep = "connection.close(); kept.append(bytearray(b'x' * 50_000))"
+    seen = verdict(LEAKING.format(keep=keep))
+    assert seen.word == "leaking" and "kB" in seen.reason
+
+
+def test_not_leaking_if_memory_is_given_back(verdict):
+    assert (
+        verdict(
+            LEAKING.format(keep="connection.close(); bytearray(b'x' * 50_000)")
+        ).word
+        == "ok"
+    )
+
+
+def test_who_stays_may_hold_a_descriptor(verdict):
+    assert verdict(WELL, clients.says_nothing).word == "ok"
+
+
+def test_wrong_answer(verdict):
+    seen = verdict(WELL, clients.head, survival.header_alone)
+    assert seen.word == "wrong" and "Hello, world!" in seen.reason
+
+
+def test_wrong_end(verdict):
+    """The answer is right, but a reset follows it, for what was left unread."""
+    careless = LEAKING.format(keep="connection.close()").replace(
+        "connection.shutdown(socket.SHUT_RDWR)", "pass"
+    )
+    seen = verdict(careless, clients.a_body_left_unread, survival.some_answer)
+    assert seen.word == "wrong" and seen.reason.endswith("reset")
+
+
+def test_right_if_the_body_is_read(verdict):
+    patient = LEAKING.format(keep="connection.close()").replace(
+        "recv(1024)", "recv(65536)"
+    )
+    assert (
+        verdict(patient, clients.a_body_left_unread, survival.some_answer).word == "ok"
+    )
+
+
+def test_not_applicable_has_a_reason():
+    row = survival.row("never reads a long answer")
+    seen = judge(row, survival.COLUMNS[0])
+    assert (seen.word, seen.reason) == ("n/a", "its answer has 13 bytes")
+
+
+EMFILE = """
+import select
+def serve(listener):
+    listener.setblocking(False)
+    watched = [listener]
+    while True:
+        for ready in select.select(watched, [], [])[0]:
+            if ready is not listener:
+                watched.remove(ready)
+                with ready:
+                    if ready.recv(1024):
+                        ready.sendall(ANSWER)
+                continue
+            try:
+                watched.append(listener.accept()[0])
+            except BlockingIOError:
+                pass
+            except OSError:
+                {instead}
+"""
+
+
+def test_more_clients_than_descriptors(verdict):
+    act = clients.more_clients_than_descriptors
+    assert verdict(EMFILE.format(instead="raise"), act).reason.startswith(
+        "OSError: [Errno 24]"
+    )
+    assert verdict(EMFILE.format(instead="time.sleep(0.01)"), act).word == "ok"
+
+
+def test_never_reads_a_long_answer(verdict):
+    """A server that sends in the way of everybody else is frozen by it."""
+    long = (
+        LEAKING.format(keep="connection.close()")
+        .replace(
+            "connection.sendall(ANSWER)",
+            "connection.sendall(ANSWER + b'x' * 20_000_000 * (not kept))",
+        )
+        .replace("connection.close()", "connection.close(); kept.append(1)")
+    )
+    act = clients.never_reads_a_long_answer
+    assert verdict(long, act, long_answer=True).word == "frozen"
+    assert verdict(WELL, act, long_answer=True).word == "ok"
+
+
+def test_every_row_against_a_server_that_does_as_it_should(serving):
+    """What one-thread servers will get in time; so the rows can be green at all."""
+    path = str(serving(WELL))
+    columns = [Column("well", path)]
+    names = (
+        "plain GET", "one byte at a time", "two at once", "says nothing", "connects and closes",
+        "half a request then closes", "half a request then resets", "whole request then resets",
+        "asks and leaves", "half closes after asking", "bytes that are not UTF-8",
+        "a header without end", "a bare line feed", "a TLS hello", "its console closed",
+    )  # fmt: skip
+    verdicts = survival.survey([survival.row(name) for name in names], columns)
+    assert {
+        name: str(verdict) for (name, _), verdict in verdicts.items()
+    } == dict.fromkeys(names, "ok")
+
+
+def test_names_of_rows_are_unique_and_unknown_ones_are_told():
+    names = [row.name for row in survival.ROWS]
+    assert len(set(names)) == len(names) >= 21
+    assert {"plain GET", "HEAD", "bytes that are not UTF-8", "a TLS hello"} <= set(
+        names
+    )
+    with pytest.raises(
+        ValueError, match="no client is called 'nobody'; there are 'plain GET'"
+    ):
+        survival.row("nobody")
+
+
+def test_a_forced_order_is_one():
+    """Request and FIN, or request and reset, are both there when the server looks: always."""
+    for act, end in (
+        (clients.asks_and_leaves, "CLOSE-WAIT"),
+        (clients.whole_request_then_resets, None),
+    ):
+        for _ in range(20):
+            with Server(ROOT / "code" / "02_request_loop.py") as server:
+                with server.paused(), clients.Conversation(server.address) as talk:
+                    local = talk.socket.getsockname()
+                    act(talk, Unpaused(server))
+                    row = survival.kernel.find_socket(server.address, local)
+                    assert (row.state if row else None) == end
+
+
+class Unpaused:
+    """A server that is stopped already, for an act that would stop it."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def paused(self):
+        return contextlib.nullcontext()
