@@ -114,10 +114,16 @@ def execute(*names):
 def store_picture():
     """The README's picture: the first one of chapter 2, from its stored output, on white."""
     cells = read(BOOK / "02_request_loop.ipynb").cells
-    html = next(cell for cell in cells if cell.id == "two-opening").outputs[0].data["text/html"]
+    html = (
+        next(cell for cell in cells if cell.id == "two-opening")
+        .outputs[0]
+        .data["text/html"]
+    )
     wide = re.search(r'<img [^>]*src="data:image/svg\+xml;base64,([^"]+)', html)[1]
     drawing = base64.b64decode(wide).decode()
-    PICTURE.write_text(drawing.replace("<svg ", '<svg style="background:#fff" ', 1), "utf-8")
+    PICTURE.write_text(
+        drawing.replace("<svg ", '<svg style="background:#fff" ', 1), "utf-8"
+    )
 
 
 def _execute(path):

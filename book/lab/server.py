@@ -200,7 +200,9 @@ class Server:
         try:
             status = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise ServerError(f"{self.name} is still running after {seconds} s.") from None
+            raise ServerError(
+                f"{self.name} is still running after {seconds} s."
+            ) from None
         with self._news:
             self._news.wait_for(lambda: not self._reading, seconds)
         return status
