@@ -22,8 +22,9 @@ jupyter: .venv/ready
 code: .venv/ready
 	@$(PY) -m lab code
 
+# ONLY=02_request_loop names one; FRESH=1 stores new pictures even where nothing has changed.
 notebooks: .venv/ready
-	@$(PY) -m lab run $(ONLY)
+	@$(PY) -m lab $(if $(FRESH),fresh,run) $(ONLY)
 
 lint: .venv/ready
 	@$(PY) -m ruff check .

@@ -14,7 +14,9 @@ match sys.argv[1:]:
         chapters.write_copies()
     case ["run", *names]:
         chapters.execute(*names)
+    case ["fresh", *names]:
+        chapters.execute(*names, fresh=True)
     case ["build"]:
         chapters.build()
     case _:
-        sys.exit("usage: python -m lab code | run [NAME …] | build")
+        sys.exit("usage: python -m lab code | run [NAME …] | fresh [NAME …] | build")

@@ -101,13 +101,16 @@ def _hide_ports(text):
     return re.sub(r"(127\.0\.0\.1|\[::1\]):\d{4,5}", r"\1:PORT", text)
 
 
-def execute(*names):
-    """Run notebooks, all or those named, and store what they print; say how long each took."""
+def execute(*names, fresh=False):
+    """Run notebooks, all or those named, and store what they print; say how long each took.
+
+    fresh: store new outputs even where they differ only in what differs on every run.
+    """
     known = {path.stem: path for path in notebooks()}
     for name in names or known:
         if name not in known:
             sys.exit(f"There is no notebook {name}; there are {', '.join(known)}.")
-        print(f"{name}: {_execute(known[name]):.1f} s")
+        print(f"{name}: {_execute(known[name], fresh):.1f} s")
     store_picture()
 
 
@@ -126,7 +129,7 @@ def store_picture():
     )
 
 
-def _execute(path):
+def _execute(path, fresh):
     """Run one in its folder and store it; raises CellExecutionError where a cell fails."""
     import nbformat
     from nbclient import NotebookClient
@@ -145,9 +148,9 @@ def _execute(path):
         after.metadata.pop("execution", None)
         if after.cell_type != "code":
             continue
-        same = [_texts(output, sanitise) for output in before.outputs] == [
-            _texts(output, sanitise) for output in after.outputs
-        ]
+        same = not fresh and [
+            _texts(output, sanitise) for output in before.outputs
+        ] == [_texts(output, sanitise) for output in after.outputs]
         if same:
             after.outputs = before.outputs
         else:
