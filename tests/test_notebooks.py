@@ -1,7 +1,10 @@
 """The notebooks as files: what must be so before nbval runs them."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -111,9 +114,6 @@ def test_hardly_200_words_without_a_cell_or_a_picture(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
 def test_one_downloaded_alone_says_what_to_clone(path, tmp_path):
-    import subprocess
-    import sys
-
     setup = next(cell for cell in chapters.read(path).cells if cell.cell_type == "code")
     done = subprocess.run(
         [sys.executable, "-c", setup.source],
@@ -124,6 +124,21 @@ def test_one_downloaded_alone_says_what_to_clone(path, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("This notebook needs the folder lab beside it: clone")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_introduction_runs():
+    """nbval does not read MyST; the build would notice, but only if this failed too."""
+    text = (BOOK / "intro.md").read_text(encoding="utf-8")
+    (cell,) = re.findall(r"```{code-cell}\n(?::[^\n]*\n)*(.*?)```", text, flags=re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", cell],
+        cwd=BOOK,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith("200 'Hello, world!'")
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)

@@ -34,6 +34,16 @@ def test_one_that_dies_at_start_shows_its_own_traceback(write):
         Server(write("1 / 0\n"))
 
 
+def test_its_traceback_has_no_colours(write, monkeypatch):
+    """Jupyter sets FORCE_COLOR; from Python 3.13 on a traceback would follow it."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with pytest.raises(
+        ServerError, match="\nZeroDivisionError: division by zero"
+    ) as caught:
+        Server(write("1 / 0\n"))
+    assert "\x1b" not in str(caught.value)
+
+
 def test_one_that_ends_without_a_word(write):
     with pytest.raises(ServerError, match="ended with status 0:\nIt printed nothing"):
         Server(write("pass\n"))

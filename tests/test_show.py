@@ -65,14 +65,15 @@ def test_tables_escape_what_they_show():
 def test_difference_shows_what_changed_and_only_that(tmp_path):
     old, new = tmp_path / "old.py", tmp_path / "new.py"
     same = [f"same = {n}" for n in range(20)]
-    old.write_text("\n".join([*same, "x = 1 < 2"]))
-    new.write_text("\n".join([*same, "x = 1 > 2"]))
+    old.write_text("\n".join([*same, "x = 1 < 2", "y = 1"]))
+    new.write_text("\n".join([*same, "while True:", "    x = 1 > 2", "    y = 1"]))
     html = show.difference(str(old), str(new)).data
-    assert (
-        '<span class="minus">-x = 1 &lt; 2</span><span class="plus">+x = 1 &gt; 2</span>'
-        in html
-    )
-    assert "same = 3" not in html
+    assert re.findall(r'class="(minus|plus)">(.*?)</span>', html) == [
+        ("minus", "- x = 1 &lt; 2"),
+        ("plus", "+ while True:"),
+        ("plus", "+     x = 1 &gt; 2"),
+    ]
+    assert "      y = 1" in html and "same = 3" not in html
 
 
 def test_the_matrix_links_faults_to_the_chapters_that_explain_them():

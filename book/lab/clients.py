@@ -285,7 +285,7 @@ def a_header_without_end(talk, server):
 
 
 def sends_without_pause(talk, server):
-    """Sends bytes without a line end as fast as it can, for at least a second."""
+    """Sends bytes without a line end as fast as it can, for a second or 64 MB."""
     _send_for(talk, 1, b"x" * 16384, 64 * 1024 * 1024)
 
 
@@ -346,6 +346,6 @@ def a_tls_hello(talk, server):
 
 
 def its_console_closed(talk, server):
-    """Asks after the terminal that the server prints to has been closed."""
+    """Asks when nobody reads any more what the server prints."""
     server.close_console()
     plain_get(talk, server)

@@ -88,6 +88,8 @@ class Server:
                 stdin=read_end,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
+                # Jupyter asks for colours, and from 3.13 tracebacks would have them.
+                env={**os.environ, "PYTHON_COLORS": "0"},
                 process_group=0,
                 pass_fds=inherit,
             )

@@ -11,7 +11,6 @@ import base64
 import difflib
 import html
 import io
-from pathlib import Path
 
 from IPython.display import HTML
 from matplotlib import rc_context
@@ -105,18 +104,28 @@ def table(header, rows):
 
 
 def difference(old, new):
-    """What changed from one server to the next, as a unified difference of the two files."""
+    """What changed from one server to the next, made from the two files.
+
+    A line that has only been indented counts as unchanged: a loop round ten lines is one new line.
+    """
     texts = [find(name).read_text(encoding="utf-8").splitlines() for name in (old, new)]
-    names = [Path(name).name for name in (old, new)]
-    lines = list(difflib.unified_diff(*texts, *names, lineterm="", n=2))
-    kinds = {"+": "plus", "-": "minus", "@": "place"}
-    shown = "".join(
-        f'<span class="{kinds.get(line[:1], "same")}">{html.escape(line) or " "}</span>'
-        for line in lines
-        if not line.startswith(("---", "+++"))
+    match = difflib.SequenceMatcher(
+        None, *([line.strip() for line in text] for text in texts)
+    )
+    shown = []
+    for group in match.get_grouped_opcodes(2):
+        shown.append(("place", f"line {group[0][3] + 1}"))
+        for what, old_from, old_to, new_from, new_to in group:
+            if what == "equal":
+                shown += [("same", "  " + line) for line in texts[1][new_from:new_to]]
+            else:
+                shown += [("minus", "- " + line) for line in texts[0][old_from:old_to]]
+                shown += [("plus", "+ " + line) for line in texts[1][new_from:new_to]]
+    lines = "".join(
+        f'<span class="{kind}">{html.escape(text)}</span>' for kind, text in shown
     )
     return HTML(
-        f'{CSS}<div class="lab-scroll"><pre class="lab-diff">{shown}</pre></div>'
+        f'{CSS}<div class="lab-scroll"><pre class="lab-diff">{lines}</pre></div>'
     )
 
 

@@ -24,14 +24,14 @@ from . import clients, kernel
 from .server import Server, until
 
 VERDICTS = {
-    "dead": "the process has ended",
+    "n/a": "the case cannot arise for this server",
+    "dead": "the process has ended, and was not written to",
     "frozen": "a bystander was not served within 3 s",
     "spinning": "nothing left to do, and yet over 5% of a core",
     "leaking": "after 20 repeats, descriptors or memory stay",
     "wrong": "what the client got is not what it should get",
-    "ok": "none of these",
     "ends": "answered as it should, and ended, as it was written to",
-    "n/a": "the case cannot arise for this server",
+    "ok": "none of these",
 }
 
 PATIENCE = 3  # seconds a bystander waits for its answer
@@ -145,7 +145,7 @@ ROWS = [
     Row(clients.sends_without_pause, no_success, "02_request_loop"),
     Row(
         clients.never_reads_a_long_answer,
-        excuse=lambda column: "" if column.long_answer else "its answer has 13 bytes",
+        excuse=lambda column: "" if column.long_answer else "its answer is short",
     ),
     Row(
         clients.more_clients_than_descriptors,
