@@ -114,7 +114,7 @@ def test_ctrl_c_and_sigterm_end_it_quietly(path, number, busy):
     with lab.server.Server(path) as server:
         with lab.Conversation(server.address) as talk:
             if busy:
-                lab.until(lambda: "recvfrom" in str(lab.kernel.blocked_in(server.pid)))
+                lab.until_blocked(server.pid, "recvfrom")
             server.send_signal(number)
             assert server.wait() == 0
             assert talk.receive() == b""

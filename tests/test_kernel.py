@@ -29,7 +29,7 @@ def pair():
 @pytest.mark.skipif(not shutil.which("ss"), reason="ss is not installed (iproute2)")
 def test_sockets_agree_with_ss():
     with Server(LOOP) as server, lab.Conversation(server.address) as talk:
-        lab.until(lambda: "recvfrom" in str(kernel.blocked_in(server.pid)))
+        lab.until_blocked(server.pid, "recvfrom")
         with lab.Conversation(server.address) as waiting:
             waiting.send(b"half")
             lab.until(lambda: kernel.find_socket(server.address).unread)
@@ -125,10 +125,16 @@ def test_blocked_in(call, name):
     with ours, theirs:
         thread = threading.Thread(target=call, args=[ours])
         thread.start()
-        blocked = lab.until(lambda: kernel.blocked_in(os.getpid(), thread.native_id))
+        # Before that it may sleep elsewhere, waiting for the interpreter's lock.
+        blocked = lab.until(
+            lambda: (
+                (seen := kernel.blocked_in(os.getpid(), thread.native_id))
+                and re.fullmatch(name, seen.call)
+                and seen
+            )
+        )
         theirs.send(b"x")
         thread.join()
-    assert re.fullmatch(name, blocked.call)
     assert blocked.channel not in ("", "0")
 
 
@@ -155,7 +161,7 @@ def test_one_that_has_ended():
 
 def test_cpu_time_of_an_idle_and_of_a_busy_one(serving):
     with Server(LOOP) as server:
-        lab.until(lambda: kernel.blocked_in(server.pid))
+        lab.until_blocked(server.pid, "accept4")
         assert kernel.cpu_share(server.pid, 0.1) == 0
     with Server(serving("def serve(listener):\n    while True: pass\n")) as server:
         assert kernel.cpu_share(server.pid, 0.2) > 0.1

@@ -129,7 +129,9 @@ def test_one_downloaded_alone_says_what_to_clone(path, tmp_path):
 def test_the_introduction_runs():
     """nbval does not read MyST; the build would notice, but only if this failed too."""
     text = (BOOK / "intro.md").read_text(encoding="utf-8")
-    (cell,) = re.findall(r"```{code-cell}\n(?::[^\n]*\n)*(.*?)```", text, flags=re.DOTALL)
+    (cell,) = re.findall(
+        r"```{code-cell}\n(?::[^\n]*\n)*(.*?)```", text, flags=re.DOTALL
+    )
     done = subprocess.run(
         [sys.executable, "-c", cell],
         cwd=BOOK,

@@ -21,7 +21,7 @@ def calls(run, *names):
 
 def in_accept(run):
     """Wait until the server waits for the next client."""
-    lab.until(lambda: "accept4" in str(lab.kernel.blocked_in(run.server.pid)))
+    lab.until_blocked(run.server.pid, "accept4")
 
 
 def test_the_calls_of_one_request_in_their_order():
@@ -65,7 +65,7 @@ def test_one_clock_for_the_server_and_its_clients():
 def test_a_blocked_call_is_as_long_as_it_blocked():
     with lab.record(LOOP) as run:
         talk = run.talk("slow")
-        lab.until(lambda: "recvfrom" in str(lab.kernel.blocked_in(run.server.pid)))
+        lab.until_blocked(run.server.pid, "recvfrom")
         blocked_from = time.monotonic()
         lab.until(lambda: time.monotonic() > blocked_from + 0.1)
         plain_get(talk, run.server)
@@ -76,7 +76,7 @@ def test_a_blocked_call_is_as_long_as_it_blocked():
 def test_states_and_queues_after_each_call():
     with lab.record(LOOP) as run:
         first = run.talk("first")
-        lab.until(lambda: "recvfrom" in str(lab.kernel.blocked_in(run.server.pid)))
+        lab.until_blocked(run.server.pid, "recvfrom")
         second = run.talk("second")
         plain_get(first, run.server)
         plain_get(second, run.server)

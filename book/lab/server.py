@@ -30,6 +30,8 @@ from pathlib import Path
 
 import psutil
 
+from . import kernel
+
 CPU_SECONDS = 30  # of CPU time, for a server's whole life
 OUTPUT_BYTES = 1_000_000  # kept of what a server prints; the rest is read and dropped
 
@@ -282,6 +284,20 @@ def until(condition, seconds=5, what=None):
             raise TimeoutError(f"waited {seconds} s for {what or condition}")
         time.sleep(0.002)
     return value
+
+
+def until_blocked(pid, call, thread=None, seconds=5):
+    """Wait until a thread (default: the main one) sleeps in a system call; return the Blocked.
+
+    call: as the kernel names it: accept4, recvfrom, sendto. Raises TimeoutError, and
+    ProcessLookupError when the process has ended.
+    """
+
+    def asleep():
+        blocked = kernel.blocked_in(pid, thread)
+        return blocked if blocked and blocked.call == call else None
+
+    return until(asleep, seconds, f"process {pid} to sleep in {call}")
 
 
 _started = {}  # by path: what this notebook has started and not yet stopped
