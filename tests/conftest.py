@@ -1,6 +1,7 @@
 """What the tests share: servers written on the spot, and a search for leftovers."""
 
 import textwrap
+import threading
 from pathlib import Path
 
 import psutil
@@ -61,10 +62,12 @@ def cmdline(process):
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
-    """No test leaves a process behind that was not there before it."""
+    """No test leaves a process behind that was not there before it, nor a reader of its output."""
     before = {child.pid for child in children()}
     yield
     left = [child for child in children() if child.pid not in before]
     for child in left:
         child.kill()
     assert not left, f"left running: {[cmdline(child) for child in left]}"
+    readers = [thread.name for thread in threading.enumerate() if "output of" in thread.name]
+    assert not readers, f"left reading: {readers}"

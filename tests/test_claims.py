@@ -26,9 +26,7 @@ def tagged():
 
 def asserts(cell):
     """How many conditions a cell asserts: `assert a and b` counts one."""
-    return sum(
-        isinstance(node, ast.Assert) for node in ast.walk(ast.parse(cell.source))
-    )
+    return sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(cell.source)))
 
 
 def test_there_are_119_in_order():
@@ -58,9 +56,7 @@ def test_a_tag_names_a_claim_of_its_own_chapter():
         assert re.fullmatch(r"claim-\d+", tag), f"{notebook}, {cell.id}: {tag}"
         claim = CLAIMS.get(int(tag.removeprefix("claim-")))
         assert claim, f"{notebook}, {cell.id}: no claim has the number of {tag}"
-        assert claim.chapter == notebook, (
-            f"{tag} belongs to {claim.chapter}, not to {notebook}"
-        )
+        assert claim.chapter == notebook, f"{tag} belongs to {claim.chapter}, not to {notebook}"
 
 
 def test_a_claim_is_proven_once():
@@ -75,9 +71,7 @@ def test_a_cell_that_proves_asserts_and_is_compared():
         assert asserts(cell) >= 1, f"{notebook}, {name} asserts nothing"
         if len(claims) > 1:  # then each must be named where it is asserted
             for tag in claims:
-                assert tag.replace("-", " ") in _spelled(cell.source), (
-                    f"{notebook}, {name}: {tag}"
-                )
+                assert tag.replace("-", " ") in _spelled(cell.source), f"{notebook}, {name}: {tag}"
         assert not {"nbval-ignore-output", "nbval-skip", "raises-exception"} & set(tags)
 
 
@@ -95,15 +89,12 @@ def test_the_page_says_all():
     for claim in CLAIMS.values():
         assert html.escape(claim.claim) in page
     assert page.count("not yet proven") == sum(
-        claim.chapter not in STANDING and not claim.untestable
-        for claim in CLAIMS.values()
+        claim.chapter not in STANDING and not claim.untestable for claim in CLAIMS.values()
     )
 
 
 def test_bad_data_is_named(tmp_path, monkeypatch):
-    entry = (
-        "- {number: 1, place: a, claim: b, verdict: VERDICT, reason: c, chapter: d}\n"
-    )
+    entry = "- {number: 1, place: a, claim: b, verdict: VERDICT, reason: c, chapter: d}\n"
     for text, message in (
         (entry.replace("VERDICT", "maybe"), "claim 1: .*verdict unknown"),
         (entry.replace("VERDICT", "holds") * 2, "claim 1: twice"),

@@ -1,6 +1,7 @@
 """Clients: what they put on the wire, and that none of them waits for ever."""
 
 import socket
+import struct
 import threading
 import time
 
@@ -117,6 +118,52 @@ def test_those_that_stay(act, starts):
             assert connection.recv(65536).startswith(starts)
 
 
+def segments_in(connection):
+    """Segments that an accepted connection has received, the SYN included: TCP_INFO, tcp(7)."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+    return struct.unpack_from("=I", info, 140)[0]
+
+
+@pytest.mark.parametrize("act", [clients.asks_and_leaves, clients.half_closes_after_asking])
+def test_request_and_fin_travel_in_one_segment(act):
+    """SYN, the acknowledgement that ends the handshake, and one segment with both."""
+    with Listener() as listener, Conversation(listener.address, seconds=0.1) as talk:
+        act(talk, Stopped())
+        connection, _ = listener.socket.accept()
+        with connection:
+            assert lab.kernel.state_of(connection) == "CLOSE-WAIT"
+            assert segments_in(connection) == 3
+
+
+def test_one_byte_at_a_time_is_many_reads():
+    with lab.record(LOOP) as run:
+        clients.one_byte_at_a_time(run.talk("slow"), run.server)
+    reads = [call["got"]["bytes"] for call in run.recording["calls"] if call["call"] == "recv"]
+    assert sum(reads) == len(clients.REQUEST) and len(reads) > len(clients.REQUEST) / 2
+
+
+def test_never_reading_means_a_small_buffer():
+    with Listener() as listener, Conversation(listener.address) as talk:
+        clients.never_reads_a_long_answer(talk, Stopped())
+        assert talk.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 10_000
+
+
+def test_a_dribble_does_not_prolong_the_deadline(serving):
+    path = serving(
+        """
+        def serve(listener):
+            connection, _ = listener.accept()
+            while True:
+                connection.send(b"x")
+                time.sleep(0.02)
+        """
+    )
+    with Server(path) as server, Conversation(server.address, seconds=0.3) as talk:
+        began = time.monotonic()
+        assert talk.read_all()
+        assert time.monotonic() - began < 2
+
+
 def test_one_byte_at_a_time_is_many_segments():
     with Server(LOOP) as server, Conversation(server.address) as talk:
         clients.one_byte_at_a_time(talk, server)
@@ -147,9 +194,7 @@ def test_get_says_why_there_is_no_answer(serving):
         """
     )
     with Server(path) as server:
-        with pytest.raises(
-            ConnectionError, match="no answer: the connection was closed"
-        ):
+        with pytest.raises(ConnectionError, match="no answer: the connection was closed"):
             lab.get(server.address)
     with Server(serving("def serve(listener):\n    time.sleep(60)\n")) as server:
         began = time.monotonic()

@@ -45,9 +45,7 @@ def test_no_file_is_named_as_a_standard_module():
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
 def test_the_copy_agrees_with_the_notebook(path):
     written = chapters.program(path.stem, path.name)
-    assert path.read_text(encoding="utf-8") == written, (
-        "`make code` makes the copies anew"
-    )
+    assert path.read_text(encoding="utf-8") == written, "`make code` makes the copies anew"
 
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
@@ -73,9 +71,7 @@ def test_main_is_the_same_in_all():
 def test_a_bad_port_is_one_line_and_status_2(path, arguments):
     done = run(path, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(
-        r".*: give one port, a number from 0 .* to 65535\n", done.stderr
-    )
+    assert re.fullmatch(r".*: give one port, a number from 0 .* to 65535\n", done.stderr)
 
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
@@ -84,9 +80,7 @@ def test_a_port_in_use_is_one_line_and_status_2(path):
         port = taken.getsockname()[1]
         done = run(path, str(port))
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(
-        rf".*: port {port}: Address already in use; try .*\n", done.stderr
-    )
+    assert re.fullmatch(rf".*: port {port}: Address already in use; try .*\n", done.stderr)
 
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
@@ -101,26 +95,38 @@ def test_the_default_port_is_8080(path):
     first = process.stdout.readline()
     process.terminate()
     _, errors = process.communicate(timeout=5)
-    assert (
-        first == "listening on 127.0.0.1:8080\n"
-        or "port 8080: Address already" in errors
-    )
+    assert first == "listening on 127.0.0.1:8080\n" or "port 8080: Address already" in errors
 
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("busy", [False, True], ids=["in accept", "in recv"])
-def test_ctrl_c_and_sigterm_end_it_quietly(path, number, busy):
+def test_a_signal_ends_it_quietly_while_it_waits_for_clients(path, number):
     with lab.server.Server(path) as server:
-        with lab.Conversation(server.address) as talk:
-            if busy:
-                lab.until_blocked(server.pid, "recvfrom")
-            server.send_signal(number)
-            assert server.wait() == 0
-            assert talk.receive() == b""
-            if busy:
-                assert talk.ended == "closed"
+        lab.until_blocked(server.pid, "accept4")
+        server.send_signal(number)
+        assert server.wait() == 0
         assert server.errors() == ""
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_quietly_while_it_talks_to_one(path, number):
+    with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
+        lab.until_blocked(server.pid, "recvfrom")
+        server.send_signal(number)
+        assert server.wait() == 0
+        assert (talk.receive(), talk.ended) == (b"", "closed")
+        assert server.errors() == ""
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+def test_how_it_listens(path):
+    """SO_REUSEADDR, so that it can be restarted at once, and the article's queue of one."""
+    with lab.record(path) as run:
+        lab.until_blocked(run.server.pid, "accept4")
+    set_option, _, listen = run.recording["calls"][:3]
+    assert set_option["given"] == [socket.SOL_SOCKET, socket.SO_REUSEADDR, 1]
+    assert listen["sockets"][str(listen["fd"])] == ["LISTEN", 0, 1]
 
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
@@ -146,9 +152,7 @@ def test_it_runs_under_the_c_locale(path):
 
 
 def test_what_tells_one_from_the_loop():
-    one, loop = (
-        ROOT / "code" / name for name in ("01_one_request.py", "02_request_loop.py")
-    )
+    one, loop = (ROOT / "code" / name for name in ("01_one_request.py", "02_request_loop.py"))
     with lab.server.Server(one) as server:
         lab.get(server.address)
         assert server.wait() == 0

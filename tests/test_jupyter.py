@@ -19,9 +19,7 @@ class Kernel:
     """A kernel in the book's folder, with what it prints."""
 
     def __init__(self, folder=BOOK):
-        self.manager, self.client = start_new_kernel(
-            kernel_name="python3", cwd=str(folder)
-        )
+        self.manager, self.client = start_new_kernel(kernel_name="python3", cwd=str(folder))
 
     def __enter__(self):
         return self
@@ -55,25 +53,17 @@ class Kernel:
                 error = content["traceback"]
             elif content.get("execution_state") == "idle":
                 return printed, error
-        raise TimeoutError(
-            f"the cell is still running after {seconds} s; so far: {printed}"
-        )
+        raise TimeoutError(f"the cell is still running after {seconds} s; so far: {printed}")
 
     def chapter(self, name=LOOP):
         """Run All: the errors of a notebook's cells."""
-        cells = [
-            c
-            for c in chapters.read(BOOK / f"{name}.ipynb").cells
-            if c.cell_type == "code"
-        ]
+        cells = [c for c in chapters.read(BOOK / f"{name}.ipynb").cells if c.cell_type == "code"]
         return [error for cell in cells if (error := self.run(cell.source, 60)[1])]
 
     def servers(self):
         return [
             child
-            for child in psutil.Process(self.manager.provisioner.pid).children(
-                recursive=True
-            )
+            for child in psutil.Process(self.manager.provisioner.pid).children(recursive=True)
             if any(word.endswith(".py") for word in child.cmdline())
         ]
 
@@ -131,27 +121,21 @@ def test_a_shutdown_takes_the_servers_along(kernel):
 
 
 def test_a_server_that_can_not_start_shows_its_own_traceback(kernel):
-    kernel.run(
-        "open('run/99_broken.py', 'w').write('import socket\\nsocket.bind(1)\\n')"
-    )
+    kernel.run("open('run/99_broken.py', 'w').write('import socket\\nsocket.bind(1)\\n')")
     began = time.monotonic()
     _, error = kernel.run("lab.start('99_broken.py')")
     kernel.run("import os; os.unlink('run/99_broken.py')")
     text = "\n".join(error)
     assert time.monotonic() - began < 10
     assert "AttributeError" in text and "socket.bind(1)" in text
-    assert "server.py" not in text.replace("99_broken.py", ""), (
-        "the laboratory's own frames"
-    )
+    assert "server.py" not in text.replace("99_broken.py", ""), "the laboratory's own frames"
 
 
 def test_run_all_twice_and_out_of_order(kernel):
     """One chapter is enough here: nbval runs every notebook, in order, each in a fresh kernel."""
     name = "01_one_request"
     assert kernel.chapter(name) == []
-    cells = [
-        c for c in chapters.read(BOOK / f"{name}.ipynb").cells if c.cell_type == "code"
-    ]
+    cells = [c for c in chapters.read(BOOK / f"{name}.ipynb").cells if c.cell_type == "code"]
     some = {cell.id: cell for cell in cells}
     for name_of_cell in ("one-queue", "one-asleep", "one-run"):
         assert kernel.run(some[name_of_cell].source)[1] == []
@@ -176,8 +160,6 @@ def test_the_same_notebook_in_two_kernels_at_once():
 
 def test_another_working_folder_gives_a_clear_message(tmp_path):
     with Kernel(tmp_path) as kernel:
-        _, error = kernel.run(
-            f"import sys; sys.path.insert(0, {str(BOOK)!r}); import lab"
-        )
+        _, error = kernel.run(f"import sys; sys.path.insert(0, {str(BOOK)!r}); import lab")
         assert "This notebook works in its own folder" in error[-1]
         assert len(error[-1].splitlines()) == 1

@@ -1,14 +1,18 @@
 """The kernel's view, against what `ss` says, and against sockets whose state we know."""
 
+import mmap
 import os
+import random
 import re
 import select
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -47,9 +51,7 @@ def test_sockets_agree_with_ss():
         state, unread, _, local, remote = line.split()[:5]
         state = {"ESTAB": "ESTABLISHED"}.get(state, state)
         remote_port = remote.rpartition(":")[2].replace("*", "0")
-        theirs.add(
-            (state, int(unread), int(local.rpartition(":")[2]), int(remote_port))
-        )
+        theirs.add((state, int(unread), int(local.rpartition(":")[2]), int(remote_port)))
     assert ours == theirs
     assert (("LISTEN", 1, port, 0)) in ours and talk.port
 
@@ -105,9 +107,7 @@ def test_time_wait_counts_down_from_sixty():
     ours.close()
     lab.until(lambda: kernel.state_of(theirs) == "CLOSE-WAIT")
     theirs.close()
-    (row,) = lab.until(
-        lambda: [s for s in kernel.sockets(port) if s.state == "TIME-WAIT"]
-    )
+    (row,) = lab.until(lambda: [s for s in kernel.sockets(port) if s.state == "TIME-WAIT"])
     assert row.timer == "timewait" and 55 < row.left <= 60
 
 
@@ -179,6 +179,25 @@ def test_interest_list_and_mask_names():
     assert kernel.mask_names(0) == "-"
 
 
+def test_timers_have_their_names():
+    ours, theirs = pair()
+    with ours, theirs:
+        assert kernel.find_socket(ours.getsockname(), ours.getpeername()).timer == "off"
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        row = kernel.find_socket(ours.getsockname(), ours.getpeername())
+        assert row.timer == "keepalive" and 7000 < row.left <= 7200  # tcp_keepalive_time
+
+
+def test_memory_of_others_does_not_count():
+    """A file's pages, mapped and read, are resident, and nobody's alone to keep."""
+    with tempfile.TemporaryFile() as file:
+        file.truncate(8_000_000)
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            before = kernel.memory(os.getpid())
+            assert mapped.find(b"x") == -1  # which reads all of it
+            assert kernel.memory(os.getpid()) - before < 1_000_000
+
+
 def test_memory_grows_with_what_is_written():
     before = kernel.memory(os.getpid())
     block = bytearray(b"x" * 8_000_000)
@@ -189,15 +208,23 @@ def test_memory_grows_with_what_is_written():
 def test_a_free_port_is_given_once():
     ports = [lab.free_port() for _ in range(20)]
     assert len(set(ports)) == 20
-    low = int(open("/proc/sys/net/ipv4/ip_local_port_range").read().split()[0])
-    assert all(10_000 <= port < low for port in ports)
+    text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    lowest, highest = map(int, text.split())
+    assert all(port >= 10_000 and not lowest <= port <= highest for port in ports)
     script = (
-        "import random, lab\n"
-        f"random.sample = lambda *arguments: [{ports[0]}]\n"
-        "lab.free_port()\n"
+        f"import random, lab\nrandom.sample = lambda *arguments: [{ports[0]}]\nlab.free_port()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=BOOK, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": "."},
     )  # fmt: skip
     assert "found no free port" in done.stderr
+
+
+def test_a_free_port_has_no_connection_to_it(monkeypatch):
+    free = lab.free_port()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        busy = listener.getsockname()[1]
+        untaken = free + 1 if not kernel.sockets(free + 1) else free + 2
+        monkeypatch.setattr(random, "sample", lambda *arguments: [busy, untaken])
+        assert lab.free_port() == untaken

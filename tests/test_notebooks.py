@@ -23,9 +23,7 @@ def by_name(path):
 
 def prose(path):
     return "\n".join(
-        cell.source
-        for cell in chapters.read(path).cells
-        if cell.cell_type == "markdown"
+        cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown"
     )
 
 
@@ -46,18 +44,14 @@ def test_outputs_are_stored_and_tell_nothing_of_the_machine(path):
     for cell, text in outputs(path):
         assert cell.execution_count, f"{cell.id} was never run: `make notebooks`"
         assert '"output_type": "error"' not in text, cell.id
-        found = re.search(
-            r"/(root|home|work|tmp)/\w+|site-packages|127\.0\.0\.1:\d{4,5}", text
-        )
+        found = re.search(r"/(root|home|work|tmp)/\w+|site-packages|127\.0\.0\.1:\d{4,5}", text)
         assert not found, f"{cell.id}: {found}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
 def test_every_cell_is_compared(path):
     cells = [cell for cell, _ in outputs(path)]
-    ignored = [
-        c.id for c in cells if "nbval-ignore-output" in c.metadata.get("tags", [])
-    ]
+    ignored = [c.id for c in cells if "nbval-ignore-output" in c.metadata.get("tags", [])]
     assert len(ignored) * 10 <= len(cells), f"too many are not compared: {ignored}"
 
 
@@ -129,9 +123,7 @@ def test_one_downloaded_alone_says_what_to_clone(path, tmp_path):
 def test_the_introduction_runs():
     """nbval does not read MyST; the build would notice, but only if this failed too."""
     text = (BOOK / "intro.md").read_text(encoding="utf-8")
-    (cell,) = re.findall(
-        r"```{code-cell}\n(?::[^\n]*\n)*(.*?)```", text, flags=re.DOTALL
-    )
+    (cell,) = re.findall(r"```{code-cell}\n(?::[^\n]*\n)*(.*?)```", text, flags=re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", cell],
         cwd=BOOK,

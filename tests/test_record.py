@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,9 +15,7 @@ LOOP = BOOK.parent / "code" / "02_request_loop.py"
 
 
 def calls(run, *names):
-    return [
-        call for call in run.recording["calls"] if not names or call["call"] in names
-    ]
+    return [call for call in run.recording["calls"] if not names or call["call"] in names]
 
 
 def in_accept(run):
@@ -80,15 +79,11 @@ def test_states_and_queues_after_each_call():
         second = run.talk("second")
         plain_get(first, run.server)
         plain_get(second, run.server)
-    listen, accept, recv = (
-        calls(run, name)[0] for name in ("listen", "accept", "recv")
-    )
+    listen, accept, recv = (calls(run, name)[0] for name in ("listen", "accept", "recv"))
     assert listen["sockets"][str(listen["fd"])] == ["LISTEN", 0, 1]
     fd = str(accept["got"][0]["fd"])
     assert accept["sockets"][fd] == ["ESTABLISHED", 0, 0]
-    assert recv["sockets"][str(listen["fd"])] == ["LISTEN", 1, 1], (
-        "the second one waits"
-    )
+    assert recv["sockets"][str(listen["fd"])] == ["LISTEN", 1, 1], "the second one waits"
 
 
 def test_a_call_that_never_returns_is_there():
@@ -226,3 +221,84 @@ def test_the_server_can_not_tell(serving):
 def test_one_that_does_not_start():
     with pytest.raises(lab.server.ServerError), lab.record("run/99_nothing.py"):
         pass
+
+
+def test_every_kind_of_call_is_recorded(serving):
+    path = serving(
+        """
+        import select
+        def serve(listener):
+            listener.settimeout(5)
+            ours = socket.socket()
+            ours.setblocking(True)
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            ours.connect(listener.getsockname())
+            theirs, _ = listener.accept()
+            for send in (ours.send, ours.sendall, lambda data: ours.sendmsg([data])):
+                send(b"12")
+            theirs.recv_into(bytearray(2))
+            theirs.recv(4)
+            ours.shutdown(socket.SHUT_WR)
+            with select.epoll() as epoll:
+                epoll.register(theirs)
+                epoll.poll(1)
+                epoll.modify(theirs, 0)
+                epoll.unregister(theirs)
+                epoll.close()
+                select.epoll.fromfd(select.epoll().fileno()).fileno()
+            other = socket.socket()
+            other.connect_ex(listener.getsockname())
+        """
+    )
+    with lab.record(path) as run:
+        assert run.server.wait() == 0, run.server.errors()
+    names = {call["call"] for call in calls(run)}
+    assert names == {
+        "bind", "listen", "settimeout", "setblocking", "setsockopt", "connect", "accept", "send",
+        "sendall", "sendmsg", "recv_into", "recv", "shutdown", "register", "poll", "modify",
+        "unregister", "close", "connect_ex",
+    }  # fmt: skip
+    closed = [call for call in calls(run, "close") if call["fd"] is not None]
+    assert closed and all(call["took"] is not None for call in calls(run))
+
+
+def test_threads_that_close_each_others_sockets_are_not_disturbed(serving):
+    """The state of a socket that another thread has just closed can't be asked; that is no news."""
+    path = serving(
+        """
+        def answer(connection):
+            connection.recv(1024)
+            connection.sendall(ANSWER)
+            connection.close()
+        def serve(listener):
+            while True:
+                threading.Thread(target=answer, args=[listener.accept()[0]]).start()
+        """
+    )
+    with lab.record(path) as run:
+
+        def ask():
+            for _ in range(5):
+                assert lab.survival.is_hello(lab.get(run.server.address))
+
+        with ThreadPoolExecutor(6) as pool:
+            for done in [pool.submit(ask) for _ in range(6)]:
+                done.result()
+    assert len(calls(run, "sendall")) == 30
+    assert len(calls(run)) == len({(call["t"], call["thread"]) for call in calls(run)})
+
+
+def test_it_ended_when_the_server_did():
+    with lab.record(LOOP) as run:
+        lab.clients.half_a_request_then_resets(run.talk("rude"), run.server)
+        run.server.wait()
+        later = time.monotonic() + 0.3
+        lab.until(lambda: time.monotonic() > later)
+    last = calls(run)[-1]
+    assert run.recording["ended"] < last["t"] + last["took"] + 0.25
+
+
+def test_clients_are_closed_in_the_end():
+    with lab.record(LOOP) as run:
+        run.talk("forgotten")
+    assert run.recording["clients"][0]["events"][-1][1] == "left"

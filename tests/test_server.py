@@ -24,9 +24,7 @@ def test_a_syntax_error_is_shown_at_once(write):
         Server(write("def broken(:\n"))
     assert "def broken(:" in str(caught.value)
     assert time.monotonic() - began < 5
-    assert caught.value._render_traceback_()[0].startswith(
-        "server.py ended with status 1"
-    )
+    assert caught.value._render_traceback_()[0].startswith("server.py ended with status 1")
 
 
 def test_one_that_dies_at_start_shows_its_own_traceback(write):
@@ -37,9 +35,7 @@ def test_one_that_dies_at_start_shows_its_own_traceback(write):
 def test_its_traceback_has_no_colours(write, monkeypatch):
     """Jupyter sets FORCE_COLOR; from Python 3.13 on a traceback would follow it."""
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with pytest.raises(
-        ServerError, match="\nZeroDivisionError: division by zero"
-    ) as caught:
+    with pytest.raises(ServerError, match="\nZeroDivisionError: division by zero") as caught:
         Server(write("1 / 0\n"))
     assert "\x1b" not in str(caught.value)
 
@@ -155,6 +151,117 @@ def test_it_dies_with_a_kernel_that_is_killed(stopped):
     lab.until(lambda: not is_alive(pid), what="the orphan to die")
 
 
+def test_one_that_ignores_signals_dies_with_its_kernel_too(serving):
+    """SIGIO is what the pipe's end would send without F_SETSIG, SIGHUP what an orphan may get."""
+    path = serving(
+        """
+        import signal
+        for number in (signal.SIGIO, signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        def serve(listener):
+            while True:
+                time.sleep(1)
+        """
+    )
+    script = (
+        "import sys, time, lab.server\n"
+        "print(lab.server.Server(sys.argv[1]).pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, path], cwd=BOOK, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )  # fmt: skip
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    lab.until(lambda: not is_alive(pid), what="the orphan to die")
+
+
+def test_a_kernel_that_ends_in_good_order_says_goodbye(serving, tmp_path):
+    """atexit stops what start() has started, with SIGTERM: a server can close its sockets."""
+    path = serving(
+        f"""
+        import pathlib, signal
+        def goodbye(*_):
+            pathlib.Path({str(tmp_path / "goodbye")!r}).touch()
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, goodbye)
+        def serve(listener):
+            listener.accept()
+        """
+    )
+    script = f"import lab; lab.start({str(path)!r})"
+    subprocess.run(
+        [sys.executable, "-c", script], cwd=BOOK, check=True, timeout=20,
+        env={**os.environ, "PYTHONPATH": "."},
+    )  # fmt: skip
+    assert (tmp_path / "goodbye").exists()
+
+
+def test_children_of_a_server_are_stopped_with_it(serving):
+    path = serving(
+        """
+        import os
+        def serve(listener):
+            if os.fork() == 0:
+                time.sleep(60)
+            print("forked", flush=True)
+            listener.accept()
+        """
+    )
+    with Server(path) as server:
+        server.wait_for("forked")
+        (child,) = psutil.Process(server.pid).children()
+    lab.until(lambda: not is_alive(child.pid), what="the server's child to die")
+
+
+def test_output_without_flush_and_of_any_bytes(write):
+    path = write(
+        """
+        import os, sys, time
+        print("listening on 127.0.0.1:1")
+        print("not flushed")
+        os.write(1, b"\\xff out\\n")
+        os.write(2, b"\\xff err\\n")
+        time.sleep(60)
+        """
+    )
+    with Server(path) as server:
+        server.wait_for("out")
+        assert server.output() == "not flushed\n\\xff out\n"
+        lab.until(lambda: server.errors() == "\\xff err\n")
+
+
+def test_much_complaint_does_not_stop_it_nor_fill_anything(serving):
+    path = serving(
+        """
+        def serve(listener):
+            print("x" * 3_000_000, file=sys.stderr, flush=True)
+            listener.accept()[0].send(ANSWER)
+        """
+    )
+    with Server(path) as server:
+        assert lab.survival.is_hello(lab.get(server.address))
+        assert len(server.errors()) <= lab.server.OUTPUT_BYTES
+
+
+@pytest.mark.parametrize("first", ["", "hello"])
+def test_one_that_says_something_else_and_dies_shows_both(write, first):
+    path = write(f"import sys; print({first!r}, flush=True); sys.exit('so it ends')\n")
+    began = time.monotonic()
+    with pytest.raises(ServerError, match="should first print"):
+        Server(path)
+    assert time.monotonic() - began < 5
+
+
+def test_paused_means_stopped():
+    with Server(LOOP) as server:
+        with server.paused():
+            assert psutil.Process(server.pid).status() == psutil.STATUS_STOPPED
+        assert lab.survival.is_hello(lab.get(server.address))
+
+
 def is_alive(pid):
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -181,10 +288,8 @@ def test_one_that_spins_and_is_forgotten_ends_by_itself(serving):
 
 def test_every_server_has_a_cpu_limit():
     with Server(LOOP) as server:
-        assert (
-            resource.prlimit(server.pid, resource.RLIMIT_CPU)[0]
-            <= lab.server.CPU_SECONDS
-        )
+        soft, _ = resource.prlimit(server.pid, resource.RLIMIT_CPU)
+        assert 0 < soft <= lab.server.CPU_SECONDS  # no limit would be -1
 
 
 def test_starting_again_stops_the_one_before(capsys):
@@ -193,10 +298,7 @@ def test_starting_again_stops_the_one_before(capsys):
     assert not first.is_running() and second.is_running()
     lab.stop_all()
     assert not second.is_running()
-    assert (
-        capsys.readouterr().out.count("02_request_loop.py is listening on 127.0.0.1:")
-        == 2
-    )
+    assert capsys.readouterr().out.count("02_request_loop.py is listening on 127.0.0.1:") == 2
 
 
 def test_much_output_does_not_stop_it(serving):

@@ -29,9 +29,7 @@ def test_a_timeline_in_two_widths():
     assert "Who &amp; whom" in html and 'alt="An &quot;alternative&quot;"' in html
     for each in pictures(html):
         texts = {
-            "".join(node.itertext()).strip()
-            for node in each.iter()
-            if node.tag.endswith("text")
+            "".join(node.itertext()).strip() for node in each.iter() if node.tag.endswith("text")
         }
         assert {
             "first <1>",
@@ -86,6 +84,5 @@ def test_the_matrix_links_faults_to_the_chapters_that_explain_them():
     assert html.count("<tr>") == 4
     assert 'lab-good">ok</span></td>' in html
     assert (
-        '<a href="02_request_loop.ipynb"><span class="lab-pill lab-bad">frozen</span></a>'
-        in html
+        '<a href="02_request_loop.ipynb"><span class="lab-pill lab-bad">frozen</span></a>' in html
     )

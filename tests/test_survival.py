@@ -52,9 +52,7 @@ def test_ok(verdict):
 
 def test_dead_of_an_exception(verdict):
     start = "threading.Thread(target=carefully, args=[connection], daemon=True).start()"
-    seen = verdict(
-        WELL.replace(start, "answer(connection)"), clients.half_a_request_then_resets
-    )
+    seen = verdict(WELL.replace(start, "answer(connection)"), clients.half_a_request_then_resets)
     assert seen.word == "dead" and seen.reason.startswith("ConnectionResetError")
 
 
@@ -136,10 +134,7 @@ def serve(listener):
 
 
 def test_spinning(verdict):
-    assert (
-        verdict(SPINNING.format(for_ever=True), clients.connects_and_closes).word
-        == "spinning"
-    )
+    assert verdict(SPINNING.format(for_ever=True), clients.connects_and_closes).word == "spinning"
 
 
 def test_not_spinning_if_it_only_takes_a_moment(verdict):
@@ -178,12 +173,7 @@ def test_leaking_memory(verdict):
 
 
 def test_not_leaking_if_memory_is_given_back(verdict):
-    assert (
-        verdict(
-            LEAKING.format(keep="connection.close(); bytearray(b'x' * 50_000)")
-        ).word
-        == "ok"
-    )
+    assert verdict(LEAKING.format(keep="connection.close(); bytearray(b'x' * 50_000)")).word == "ok"
 
 
 def test_who_stays_may_hold_a_descriptor(verdict):
@@ -205,12 +195,8 @@ def test_wrong_end(verdict):
 
 
 def test_right_if_the_body_is_read(verdict):
-    patient = LEAKING.format(keep="connection.close()").replace(
-        "recv(1024)", "recv(65536)"
-    )
-    assert (
-        verdict(patient, clients.a_body_left_unread, survival.some_answer).word == "ok"
-    )
+    patient = LEAKING.format(keep="connection.close()").replace("recv(1024)", "recv(65536)")
+    assert verdict(patient, clients.a_body_left_unread, survival.some_answer).word == "ok"
 
 
 def test_not_applicable_has_a_reason():
@@ -243,9 +229,7 @@ def serve(listener):
 
 def test_more_clients_than_descriptors(verdict):
     act = clients.more_clients_than_descriptors
-    assert verdict(EMFILE.format(instead="raise"), act).reason.startswith(
-        "OSError: [Errno 24]"
-    )
+    assert verdict(EMFILE.format(instead="raise"), act).reason.startswith("OSError: [Errno 24]")
     assert verdict(EMFILE.format(instead="time.sleep(0.01)"), act).word == "ok"
 
 
@@ -275,20 +259,16 @@ def test_every_row_against_a_server_that_does_as_it_should(serving):
         "a header without end", "a bare line feed", "a TLS hello", "its console closed",
     )  # fmt: skip
     verdicts = survival.survey([survival.row(name) for name in names], columns)
-    assert {
-        name: str(verdict) for (name, _), verdict in verdicts.items()
-    } == dict.fromkeys(names, "ok")
+    assert {name: str(verdict) for (name, _), verdict in verdicts.items()} == dict.fromkeys(
+        names, "ok"
+    )
 
 
 def test_names_of_rows_are_unique_and_unknown_ones_are_told():
     names = [row.name for row in survival.ROWS]
     assert len(set(names)) == len(names) >= 21
-    assert {"plain GET", "HEAD", "bytes that are not UTF-8", "a TLS hello"} <= set(
-        names
-    )
-    with pytest.raises(
-        ValueError, match="no client is called 'nobody'; there are 'plain GET'"
-    ):
+    assert {"plain GET", "HEAD", "bytes that are not UTF-8", "a TLS hello"} <= set(names)
+    with pytest.raises(ValueError, match="no client is called 'nobody'; there are 'plain GET'"):
         survival.row("nobody")
 
 
@@ -315,3 +295,118 @@ class Unpaused:
 
     def paused(self):
         return contextlib.nullcontext()
+
+
+def test_frozen_in_a_repeat(verdict):
+    """It serves five clients, then waits for something that never comes."""
+    five = LEAKING.format(
+        keep="connection.close(); kept.append(1); len(kept) > 5 and time.sleep(60)"
+    )
+    assert verdict(five).word == "frozen"
+
+
+BUSY = """
+def work():
+    while True:
+        until = time.process_time() + {works}
+        while time.process_time() < until:
+            pass
+        time.sleep({rests})
+def serve(listener):
+    busy = threading.Thread(target=work, daemon=True)
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            if connection.recv(1024):
+                connection.sendall(ANSWER)
+            elif not busy.is_alive():
+                busy.start()
+"""
+
+
+def test_a_fifth_of_a_core_is_spinning_and_a_hundredth_is_not(verdict):
+    act = clients.connects_and_closes
+    assert verdict(BUSY.format(works=0.01, rests=0.02), act).word == "spinning"
+    assert verdict(BUSY.format(works=0.001, rests=0.2), act).word == "ok"
+
+
+def test_working_off_what_has_been_sent_is_not_spinning(verdict):
+    """Some of the input still lies in the kernel while the windows are measured."""
+    path = """
+def slowly(connection):
+    with connection:
+        first = connection.recv(1024)
+        if first.startswith(b"GET"):
+            connection.sendall(ANSWER)
+            return
+        while connection.recv(65536):
+            until = time.process_time() + 0.02
+            while time.process_time() < until:
+                pass
+def serve(listener):
+    while True:
+        threading.Thread(target=slowly, args=[listener.accept()[0]], daemon=True).start()
+"""
+
+    def sends_much(talk, server):
+        talk.socket.settimeout(0.2)
+        for _ in range(64):
+            talk.send(b"x" * 65536)
+
+    assert verdict(path, sends_much).word == "ok"
+
+
+def test_a_small_leak_is_one(verdict):
+    """Fifteen kilobytes a client: what a request and its answer may come to."""
+    keep = "connection.close(); kept.append(bytearray(b'x' * 15_000))"
+    assert verdict(LEAKING.format(keep=keep)).word == "leaking"
+
+
+def test_the_act_is_repeated_as_often_as_is_said(verdict, tmp_path):
+    counter = tmp_path / "count"
+    keep = f"connection.close(); open({str(counter)!r}, 'a').write('x')"
+    assert verdict(LEAKING.format(keep=keep)).word == "ok"
+    assert len(counter.read_text()) == 2 + 1 + survival.REPEATS
+
+
+HTTP = """
+HEAD = ANSWER.partition(b"Hello")[0]
+def serve(listener):
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            request = b""
+            while data := connection.recv(1024):
+                request += data
+                while b"\\r\\n\\r\\n" in request:
+                    first, _, request = request.partition(b"\\r\\n\\r\\n")
+                    connection.sendall(HEAD if first.startswith(b"HEAD") else ANSWER)
+                    if b"HTTP/1.0" in first or b"close" in first:
+                        break
+                else:
+                    continue
+                break
+"""
+
+
+@pytest.mark.parametrize("name", ["HEAD", "two pipelined requests", "plain GET"])
+def test_a_server_that_knows_http_passes_the_rows_that_ask_for_it(serving, name):
+    row = survival.row(name)
+    assert str(judge(row, Column("http", str(serving(HTTP))))) == "ok"
+
+
+def test_one_that_dies_before_anybody_asks(verdict):
+    """It listens, says so and is gone: that is a verdict, not an accident of the matrix."""
+    seen = verdict("def serve(listener):\n    raise NameError('nobody')\n")
+    assert str(seen) == "dead: NameError: nobody"
+
+
+def test_the_reason_tells_dropped_from_waiting(verdict):
+    dropping = """
+def serve(listener):
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1024)
+"""
+    assert str(verdict(dropping)) == "frozen: a bystander was dropped in 3 s"

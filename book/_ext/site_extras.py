@@ -8,6 +8,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 
 from docutils import nodes
@@ -25,6 +26,7 @@ def name_claims(app, doctree):
 
 
 def lead_to_pages(app, doctree, docname):
+    """In the HTML of outputs, lead to pages where it leads to notebooks."""
     for raw in doctree.findall(nodes.raw):
         if raw.get("format") == "html" and ".ipynb" in raw.astext():
             html = re.sub(r'href="(\w+)\.ipynb', r'href="\1.html', raw.astext())
@@ -35,6 +37,8 @@ def repository():
     """https://github.com/OWNER/NAME, or nothing."""
     if name := os.environ.get("GITHUB_REPOSITORY"):
         return f"https://github.com/{name}"
+    if not shutil.which("git"):
+        return ""
     remote = subprocess.run(
         ["git", "remote", "get-url", "origin"],
         capture_output=True,
@@ -46,6 +50,7 @@ def repository():
 
 
 def add_address(app, config):
+    """Add the buttons that need the repository's address, where it has one."""
     if address := repository():
         owner, name = address.rsplit("/", 2)[1:]
         config.ogp_site_url = f"https://{owner}.github.io/{name}/"

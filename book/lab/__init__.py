@@ -26,15 +26,14 @@ if _ipython and _ipython.get_ipython() and Path.cwd().resolve() != _BOOK:
 (_BOOK / "run").mkdir(exist_ok=True)
 
 from . import clients, kernel, server, show, survival  # noqa: E402
-from .check import VERDICTS, check, claims, proofs, verdicts  # noqa: E402
+from .check import CLAIM_WORDS, check, claims, proofs, verdicts  # noqa: E402
 from .clients import Conversation, get  # noqa: E402
 from .kernel import free_port  # noqa: E402
 from .record import record  # noqa: E402
 from .server import start, stop_all, until, until_blocked  # noqa: E402
 
 __all__ = [
-    "Conversation", "VERDICTS", "check", "claims", "clients", "free_port", "get", "kernel",
-    "proofs",
-    "record", "server", "show", "start", "stop_all", "survival", "until",
+    "CLAIM_WORDS", "Conversation", "check", "claims", "clients", "free_port", "get", "kernel",
+    "proofs", "record", "server", "show", "start", "stop_all", "survival", "until",
     "until_blocked", "verdicts",
 ]  # fmt: skip

@@ -54,7 +54,7 @@ class Recorder:
             if number > self.most_calls:
                 self.stop()
                 return method(*arguments, **keywords)
-        fd = what.fileno() if what else None
+        fd = descriptor(what)
         self.write(
             begins=number, t=time.monotonic(), thread=threading.current_thread().name, line=line,
             call=name, fd=fd, given=[describe(value) for value in arguments[1:]],
@@ -71,25 +71,31 @@ class Recorder:
         finally:
             now = time.monotonic()
             self.local.inside = False
-            self.write(
-                returns=number, t=now, got=describe(got), error=error, **self.state()
-            )
+            self.write(returns=number, t=now, got=describe(got), error=error, **self.state())
 
     def state(self):
         """Every socket's state and queues, and every interest list, as the kernel has them now."""
         seen = {"sockets": {}, "interest": {}}
-        for each in list(self.sockets):
-            with contextlib.suppress(OSError):  # closed, perhaps by another thread
+        with self.lock:
+            sockets, epolls = list(self.sockets), list(self.epolls)
+        for each in sockets:
+            # It may be closed, by another thread too: an OSError, or ioctl's ValueError.
+            with contextlib.suppress(OSError, ValueError):
                 seen["sockets"][each.fileno()] = [
                     kernel.state_of(each),
                     *kernel.queues_of(each),
                 ]
-        for each in list(self.epolls):
+        for each in epolls:
             with contextlib.suppress(OSError, ValueError):
                 watched = kernel.interest_list("self", each.fileno())
                 names = {fd: kernel.mask_names(mask) for fd, mask in watched.items()}
                 seen["interest"][each.fileno()] = names
         return seen
+
+    def follow(self, what, kind):
+        """Remember a socket or an epoll object, to look at after each call."""
+        with self.lock:
+            kind.add(what)
 
     def line_of_server(self):
         """The line of the server's own file that we were called from, or None."""
@@ -124,6 +130,12 @@ class Recorder:
             self.write(capped=self.most_calls, t=time.monotonic())
 
 
+def descriptor(what):
+    """The descriptor of a socket or an epoll object, or None: a closed epoll object has none."""
+    with contextlib.suppress(ValueError):
+        return what.fileno() if what else None
+
+
 def describe(value):
     """A value as JSON: bytes by length and beginning, sockets by descriptor."""
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -142,7 +154,7 @@ def recorded_socket(recorder):
     class RecordedSocket(original):
         def __init__(self, *arguments, **keywords):
             super().__init__(*arguments, **keywords)
-            recorder.sockets.add(self)
+            recorder.follow(self, recorder.sockets)
 
     for name in SOCKET_CALLS:
         method = getattr(original, name)
@@ -162,7 +174,14 @@ def recorded_epoll(recorder):
     class RecordedEpoll:
         def __init__(self, *arguments, **keywords):
             self._epoll = original(*arguments, **keywords)
-            recorder.epolls.add(self)
+            recorder.follow(self, recorder.epolls)
+
+        @classmethod
+        def fromfd(cls, fd):
+            made = cls()
+            made._epoll.close()
+            made._epoll = original.fromfd(fd)
+            return made
 
         def __getattr__(self, name):
             return getattr(self._epoll, name)
@@ -177,9 +196,7 @@ def recorded_epoll(recorder):
 
         def call(self, *arguments, _name=name, **keywords):
             method = getattr(original, _name)
-            return recorder.around(
-                _name, self, method, self._epoll, *arguments, **keywords
-            )
+            return recorder.around(_name, self, method, self._epoll, *arguments, **keywords)
 
         setattr(RecordedEpoll, name, call)
     return RecordedEpoll

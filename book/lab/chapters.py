@@ -48,18 +48,14 @@ def program(chapter, name):
         if cell.cell_type == "code" and cell.source.startswith(magic)
     ]
     if len(found) != 1:
-        raise ValueError(
-            f"{chapter}.ipynb has {len(found)} cells that write run/{name}, not one"
-        )
+        raise ValueError(f"{chapter}.ipynb has {len(found)} cells that write run/{name}, not one")
     return found[0]
 
 
 def write_copies():
     """Make code/ from the notebooks, and nothing else in it."""
     CODE.mkdir(exist_ok=True)
-    copies = {
-        f"{path.stem}.py": program(path.stem, f"{path.stem}.py") for path in chapters()
-    }
+    copies = {f"{path.stem}.py": program(path.stem, f"{path.stem}.py") for path in chapters()}
     for stale in {path.name for path in CODE.glob("*.py")} - set(copies):
         (CODE / stale).unlink()
     for name, text in copies.items():
@@ -117,16 +113,10 @@ def execute(*names, fresh=False):
 def store_picture():
     """The README's picture: the first one of chapter 2, from its stored output, on white."""
     cells = read(BOOK / "02_request_loop.ipynb").cells
-    html = (
-        next(cell for cell in cells if cell.id == "two-opening")
-        .outputs[0]
-        .data["text/html"]
-    )
+    html = next(cell for cell in cells if cell.id == "two-opening").outputs[0].data["text/html"]
     wide = re.search(r'<img [^>]*src="data:image/svg\+xml;base64,([^"]+)', html)[1]
     drawing = base64.b64decode(wide).decode()
-    PICTURE.write_text(
-        drawing.replace("<svg ", '<svg style="background:#fff" ', 1), "utf-8"
-    )
+    PICTURE.write_text(drawing.replace("<svg ", '<svg style="background:#fff" ', 1), "utf-8")
 
 
 def _execute(path, fresh):
@@ -148,15 +138,13 @@ def _execute(path, fresh):
         after.metadata.pop("execution", None)
         if after.cell_type != "code":
             continue
-        same = not fresh and [
-            _texts(output, sanitise) for output in before.outputs
-        ] == [_texts(output, sanitise) for output in after.outputs]
+        same = not fresh and [_texts(output, sanitise) for output in before.outputs] == [
+            _texts(output, sanitise) for output in after.outputs
+        ]
         if same:
             after.outputs = before.outputs
         else:
-            after.outputs = [
-                nbformat.from_dict(_texts(o, _hide_ports)) for o in after.outputs
-            ]
+            after.outputs = [nbformat.from_dict(_texts(o, _hide_ports)) for o in after.outputs]
         for output in after.outputs:
             if "execution_count" in output:
                 output["execution_count"] = after.execution_count

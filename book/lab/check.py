@@ -16,14 +16,14 @@ from . import chapters, show, survival
 from .server import ServerError, find
 
 
-def check(name, *clients, **traits):
+def check(name, client, *more, **traits):
     """Play clients of the survival matrix, by their names, against a server of the reader's own.
 
     name: a file in run/, or a path. traits: what sets the server apart, as survival.Column has
     it: answers_once, one_at_a_time, long_answer. Prints a line for each client.
     """
     column = survival.Column(Path(name).stem, str(find(name)), **traits)
-    rows = [survival.row(client) for client in clients]
+    rows = [survival.row(each) for each in (client, *more)]
     try:
         verdicts = survival.survey(rows, [column])
     except ServerError as error:
@@ -36,7 +36,7 @@ def check(name, *clients, **traits):
 
 
 CLAIMS = Path(__file__).parent.parent / "claims.yml"
-VERDICTS = {
+CLAIM_WORDS = {
     "holds": ("holds", "good"),
     "caveat": ("holds, with a caveat", "warn"),
     "outdated": ("no longer", "warn"),
@@ -48,7 +48,7 @@ VERDICTS = {
 class Claim:
     """One claim of the article, in our words.
 
-    verdict: a key of VERDICTS. reason: why, in a sentence or two; empty where it simply holds.
+    verdict: a key of CLAIM_WORDS. reason: why, in a sentence or two; empty where it simply holds.
     chapter: the notebook that it belongs to. untestable: why no cell can prove it, or "".
     """
 
@@ -68,13 +68,9 @@ def claims():
         try:
             claim = Claim(**entry)
         except TypeError as error:
-            raise ValueError(
-                f"{CLAIMS.name}: claim {entry.get('number')}: {error}"
-            ) from None
-        if claim.number in found or claim.verdict not in VERDICTS:
-            raise ValueError(
-                f"{CLAIMS.name}: claim {claim.number}: twice, or a verdict unknown"
-            )
+            raise ValueError(f"{CLAIMS.name}: claim {entry.get('number')}: {error}") from None
+        if claim.number in found or claim.verdict not in CLAIM_WORDS:
+            raise ValueError(f"{CLAIMS.name}: claim {claim.number}: twice, or a verdict unknown")
         found[claim.number] = claim
     return found
 
@@ -93,7 +89,7 @@ def proofs():
 
 def _card(claim, proven_in, place):
     """A claim as HTML: verdict, claim, why, and the way to its proof."""
-    word, kind = VERDICTS[claim.verdict]
+    word, kind = CLAIM_WORDS[claim.verdict]
     number = str(claim.number)
     if proven_in:
         number = show.link(proven_in, number, f"claim-{number}")
@@ -109,7 +105,5 @@ def _card(claim, proven_in, place):
 def verdicts(*numbers, place=False):
     """The claims of these numbers with their verdicts, to read; with the place where they stand."""
     known, proven = claims(), proofs()
-    cards = "".join(
-        _card(known[number], proven.get(number), place) for number in numbers
-    )
+    cards = "".join(_card(known[number], proven.get(number), place) for number in numbers)
     return HTML(show.CSS + cards)

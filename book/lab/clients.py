@@ -24,6 +24,7 @@ from .server import until
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 HALF = b"GET / HT"
 SECONDS = 5
+MOST = 64_000_000  # bytes that a conversation takes in
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,7 @@ class Conversation:
         self.others = []  # conversations that this one has opened beside it
         began = time.monotonic()
         self.socket = socket.create_connection(address, timeout=seconds)
-        self.port = self.socket.getsockname()[
-            1
-        ]  # our own: the kernel's tables know us by it
+        self.port = self.socket.getsockname()[1]  # our own: the kernel's tables know us by it
         self.events.append((began, "calls", 0))
         self._note("connected")
 
@@ -94,6 +93,7 @@ class Conversation:
 
     @property
     def is_closed(self):
+        """Has our own end been closed?"""
         return self.socket.fileno() < 0
 
     def state(self):
@@ -127,10 +127,14 @@ class Conversation:
         return data
 
     def read_all(self):
-        """Receive until the end of input, or until nothing comes any more; return all of it."""
+        """Receive until the end of input, the deadline, or MOST bytes; return all of it."""
+        deadline = time.monotonic() + self.seconds
         with contextlib.suppress(TimeoutError):
-            while self.receive():
-                pass
+            while len(self.received) < MOST and (left := deadline - time.monotonic()) > 0:
+                self.socket.settimeout(left)
+                if not self.receive():
+                    break
+        self.socket.settimeout(self.seconds)
         return self.received
 
     def answers(self, method="GET"):
@@ -152,9 +156,7 @@ class Conversation:
 
     def reset(self):
         """Leave with a reset: SO_LINGER on, with no time to linger, socket(7)."""
-        self.socket.setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-        )
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
         self._note("reset it")
 
@@ -341,7 +343,7 @@ def tls_hello():
 def a_tls_hello(talk, server):
     """Takes the server for an https one, and waits for its certificate."""
     talk.send(tls_hello())
-    talk.socket.settimeout(0.5)
+    talk.seconds = 0.5
     talk.read_all()
 
 

@@ -1,8 +1,9 @@
 """What the kernel says of a process and its sockets, without privileges.
 
-Everything here is read from /proc, from `getsockopt(TCP_INFO)` or by `ioctl`, and looks the same
-to any program of the same user. The recorder imports this module into the recorded process as
-well, so it needs nothing but the standard library.
+Everything here is read from /proc, from `getsockopt(TCP_INFO)` or by `ioctl`. A process may look at
+its own children, and at others of the same user where ptrace(2) is not restricted further. The
+recorder imports this module into the recorded process as well, so it needs nothing but the standard
+library.
 
 Sources: proc(5), tcp(7), epoll(7); the columns of /proc/net/tcp are those of `get_tcp4_sock` in
 net/ipv4/tcp_ipv4.c.
@@ -125,9 +126,7 @@ def sockets(port=None, pid=None):
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(FileNotFoundError):  # a machine without IPv6
             for line in Path(table).read_text().splitlines()[1:]:
-                _, local, remote, state, queues, timer, _, _, _, inode, *_ = (
-                    line.split()
-                )
+                _, local, remote, state, queues, timer, _, _, _, inode, *_ = line.split()
                 row = Socket(
                     STATES[int(state, 16)],
                     _address(local),
@@ -162,20 +161,22 @@ def find_socket(local, remote=None):
         (
             row
             for row in sockets(local[1])
-            if row.local == tuple(local[:2])
-            and (remote is None or row.remote == tuple(remote[:2]))
+            if row.local == tuple(local[:2]) and (remote is None or row.remote == tuple(remote[:2]))
         ),
         None,
     )
 
 
 def descriptors(pid):
-    """How many descriptors a process has open."""
+    """How many descriptors a process has open. Raises FileNotFoundError when it has ended."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def memory(pid):
-    """Memory that a process alone has written to, in bytes (Private_Dirty, proc(5))."""
+    """Memory that a process alone has written to, in bytes: Private_Dirty, proc(5).
+
+    Raises FileNotFoundError or ProcessLookupError when it has ended.
+    """
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Private_Dirty:"):
             return int(line.split()[1]) * 1024
@@ -191,9 +192,7 @@ def queues_of(sock):
     """(unread, unsent) of one of our own sockets: bytes; of a listening one, waiting and limit."""
     if state_of(sock) == "LISTEN":
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
-        return struct.unpack_from(
-            "=II", info, 24
-        )  # tcpi_unacked, tcpi_sacked: net/ipv4/tcp.c
+        return struct.unpack_from("=II", info, 24)  # tcpi_unacked, tcpi_sacked: net/ipv4/tcp.c
     return tuple(
         struct.unpack("=i", fcntl.ioctl(sock.fileno(), call, b"\0" * 4))[0]
         for call in (termios.FIONREAD, termios.TIOCOUTQ)
@@ -224,28 +223,20 @@ def interest_list(pid, fd):
     return watched
 
 
-def epolls(pid):
-    """The descriptors of a process that are epoll instances."""
-    found = []
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            if os.readlink(link) == "anon_inode:[eventpoll]":
-                found.append(int(link.name))
-    return sorted(found)
-
-
 _reserved = []  # abstract sockets: they hold a port for this process, and go with it
 
 
 def free_port():
     """A port for a listener that will be bound more than once.
 
-    Below the range from which the kernel takes ports for outgoing connections, so that no other
-    connection can take it meanwhile; without a trace of an older connection; and given to one
+    Outside the range from which the kernel takes ports for outgoing connections, so that no
+    other connection can take it meanwhile; without a trace of an older connection; and given to one
     notebook only, which holds it by the name of an abstract socket, unix(7).
     """
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for port in random.sample(range(10_000, lowest), 200):
+    path = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    lowest, highest = map(int, path.read_text().split())
+    unused = [*range(10_000, lowest), *range(highest + 1, 65_536)]
+    for port in random.sample(unused, min(200, len(unused))):
         if sockets(port):
             continue
         holder = socket.socket(socket.AF_UNIX)
@@ -255,4 +246,4 @@ def free_port():
             return port
         except OSError:
             holder.close()
-    raise RuntimeError(f"found no free port below {lowest}")
+    raise RuntimeError(f"found no free port outside the kernel's own, {lowest} to {highest}")

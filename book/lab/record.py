@@ -39,7 +39,7 @@ class Run:
 
     def __init__(self, path, arguments, most_calls):
         self._file = tempfile.TemporaryFile()
-        self._talks = []
+        self._talks, self._looked_at, self._full = [], 0, False
         self.recording = None
         out = self._file.fileno()
         traced = Path(__file__).with_name("_traced.py")
@@ -54,9 +54,12 @@ class Run:
         return talk
 
     def is_full(self):
-        """Has the limit of calls been reached? (The file's offset is the server's: pread.)"""
-        out = self._file.fileno()
-        return b'"capped"' in os.pread(out, 4096, max(0, os.fstat(out).st_size - 4096))
+        """Has the limit of calls been reached?"""
+        # Not by read: the offset is the server's, which writes there.
+        new = os.pread(self._file.fileno(), 1 << 24, self._looked_at)
+        self._looked_at += max(0, len(new) - len('"capped"'))
+        self._full = self._full or b'"capped"' in new
+        return self._full
 
     def finish(self):
         """Stop the server, close what clients are left, and put the recording together."""
@@ -65,8 +68,9 @@ class Run:
         for talk in self._talks:
             talk.close()
         status = self.server.process.poll()
-        ended = time.monotonic()
+        now = time.monotonic()
         self.server.stop()
+        ended = min(now, self.server.ended_at)
         self._file.seek(0)
         with self._file:
             written = self._file.read()

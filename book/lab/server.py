@@ -23,7 +23,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -33,7 +32,7 @@ import psutil
 from . import kernel
 
 CPU_SECONDS = 30  # of CPU time, for a server's whole life
-OUTPUT_BYTES = 1_000_000  # kept of what a server prints; the rest is read and dropped
+OUTPUT_BYTES = 1_000_000  # kept of each of its streams; the rest is read and dropped
 
 
 class ServerError(Exception):
@@ -58,25 +57,16 @@ class Server:
     def __init__(self, path, *arguments, before=(), inherit=(), seconds=10):
         self.path = Path(path)
         if not self.path.is_file():
-            raise ServerError(
-                f"There is no {self.path}: run the cell that writes it first."
-            )
+            raise ServerError(f"There is no {self.path}: run the cell that writes it first.")
         self.name = self.path.name
-        self.port = None
-        self._printed = b""
+        self.port = self.address = self.ended_at = None
+        self._printed, self._complained = bytearray(), bytearray()
+        self._open = {"stdout", "stderr"}
         self._news = threading.Condition()  # its lock is re-entrant
-        self._reading = True
-        self._stderr = tempfile.TemporaryFile()
-        command = [
-            sys.executable,
-            "-u",
-            *before,
-            str(self.path),
-            "0",
-            *map(str, arguments),
-        ]
-        self._start(command, inherit)
+        program = [str(self.path), "0", *map(str, arguments)]
+        self._start([sys.executable, "-u", *before, *program], inherit)
         try:
+            self.limit(resource.RLIMIT_CPU, CPU_SECONDS)
             self._wait_until_it_listens(seconds)
         except BaseException:
             self.stop(signal.SIGKILL)
@@ -89,7 +79,7 @@ class Server:
                 command,
                 stdin=read_end,
                 stdout=subprocess.PIPE,
-                stderr=self._stderr,
+                stderr=subprocess.PIPE,
                 # Jupyter asks for colours, and from 3.13 tracebacks would have them.
                 env={**os.environ, "PYTHON_COLORS": "0"},
                 process_group=0,
@@ -99,7 +89,6 @@ class Server:
             fcntl.fcntl(read_end, fcntl.F_SETOWN, self.pid)
             fcntl.fcntl(read_end, fcntl.F_SETSIG, signal.SIGKILL)
             fcntl.fcntl(read_end, fcntl.F_SETFL, os.O_ASYNC)
-            self.limit(resource.RLIMIT_CPU, CPU_SECONDS)
         finally:
             os.close(read_end)
         self._hang_up = os.eventfd(0)
@@ -108,39 +97,55 @@ class Server:
         self._reader.start()
 
     def _read(self):
-        """Collect what it prints, until it ends or close_console() hangs up."""
+        """Collect what it prints, until both streams have ended."""
+        stdout, stderr = self.process.stdout, self.process.stderr
+        streams = {
+            stdout.fileno(): ("stdout", stdout, self._printed),
+            stderr.fileno(): ("stderr", stderr, self._complained),
+        }
         poll = select.poll()
-        poll.register(self.process.stdout, select.POLLIN)
-        poll.register(self._hang_up, select.POLLIN)
-        with self.process.stdout as stdout:
-            while all(fd != self._hang_up for fd, _ in poll.poll()):
-                data = os.read(stdout.fileno(), 65536)
-                if not data:
-                    break
-                with self._news:
-                    self._printed = (self._printed + data)[:OUTPUT_BYTES]
-                    self._news.notify_all()
+        for fd in (self._hang_up, *streams):
+            poll.register(fd, select.POLLIN)
+        console = stdout.fileno()
+        while streams:
+            for fd, _ in poll.poll():
+                if fd == self._hang_up:  # close_console(): the stream ends for us
+                    os.eventfd_read(fd)
+                    fd, data = console, b""
+                else:
+                    data = os.read(fd, 65536)
+                if fd in streams:
+                    self._keep(streams, fd, data, poll)
+        self.ended_at = time.monotonic()
+
+    def _keep(self, streams, fd, data, poll):
+        """Keep what came from a stream, up to the limit; nothing means that it has ended."""
+        name, file, kept = streams[fd]
         with self._news:
-            self._reading = False
+            if data:
+                kept += data[: OUTPUT_BYTES - len(kept)]
+            else:
+                poll.unregister(fd)
+                file.close()
+                del streams[fd]
+                self._open.discard(name)
             self._news.notify_all()
 
     def _wait_until_it_listens(self, seconds):
         with self._news:
-            if not self._news.wait_for(
-                lambda: b"\n" in self._printed or not self._reading, seconds
-            ):
-                raise ServerError(
-                    f"{self.name} printed nothing for {seconds} s; it was stopped."
-                )
+            self._news.wait_for(lambda: b"\n" in self._printed or not self._open, seconds)
         first = self._text().partition("\n")[0]
         host, _, port = first.rpartition(":")
-        if not first:
+        if not self._printed and not self._open:
             status = self.wait(seconds)
             own_words = self.errors().strip("\n") or "It printed nothing."
             raise ServerError(f"{self.name} ended with status {status}:\n{own_words}")
+        if not self._printed:
+            raise ServerError(f"{self.name} printed nothing for {seconds} s.\n{self.errors()}")
         if not host.startswith("listening on ") or not port.isdecimal():
             raise ServerError(
-                f"{self.name} should first print 'listening on HOST:PORT', not {first!r}."
+                f"{self.name} should first print 'listening on HOST:PORT', not {first!r}.\n"
+                + self.errors()
             )
         self.port = int(port)
         self.address = (host.removeprefix("listening on ").strip("[]"), self.port)
@@ -156,14 +161,11 @@ class Server:
         self.stop()
 
     def __repr__(self):
-        state = (
-            "running"
-            if self.is_running()
-            else f"ended with status {self.process.returncode}"
-        )
+        state = "running" if self.is_running() else f"ended with status {self.process.returncode}"
         return f"<{self.name} on port {self.port}, {state}>"
 
     def is_running(self):
+        """Has it not ended yet?"""
         return self.process.poll() is None
 
     def output(self):
@@ -172,12 +174,8 @@ class Server:
 
     def errors(self):
         """All it wrote to standard error, as text."""
-        if self._stderr.closed:
-            return self._stderr_text
-        size = os.fstat(self._stderr.fileno()).st_size
-        return os.pread(self._stderr.fileno(), size, 0).decode(
-            "utf-8", "backslashreplace"
-        )
+        with self._news:
+            return self._complained.decode("utf-8", "backslashreplace")
 
     def last_words(self):
         """The last line it wrote to standard error: of a traceback, the exception."""
@@ -190,11 +188,9 @@ class Server:
             return self._text().count(text) >= times
 
         with self._news:
-            self._news.wait_for(lambda: printed() or not self._reading, seconds)
+            self._news.wait_for(lambda: printed() or not self._open, seconds)
         if not printed():
-            raise ServerError(
-                f"{self.name} has not printed {text!r}. {self.last_words()}"
-            )
+            raise ServerError(f"{self.name} has not printed {text!r}. {self.last_words()}")
 
     def wait(self, seconds=5):
         """Wait until it has ended by itself; return its exit status, negative for a signal.
@@ -204,11 +200,9 @@ class Server:
         try:
             status = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise ServerError(
-                f"{self.name} is still running after {seconds} s."
-            ) from None
-        with self._news:
-            self._news.wait_for(lambda: not self._reading, seconds)
+            raise ServerError(f"{self.name} is still running after {seconds} s.") from None
+        with self._news:  # a child of its own may hold the streams open
+            self._news.wait_for(lambda: not self._open, 1)
         return status
 
     def limit(self, what, soft):
@@ -229,40 +223,41 @@ class Server:
         What clients do meanwhile reaches the kernel, in that order, and the server all at once.
         """
         self.send_signal(signal.SIGSTOP)
-        until(
-            lambda: _status(self.pid) in ("stopped", "zombie"),
-            what="the server to stop",
-        )
         try:
+            until(lambda: _status(self.pid) in ("stopped", "zombie"), what="the server to stop")
             yield
         finally:
             self.send_signal(signal.SIGCONT)
 
     def close_console(self):
-        """Close the pipe that it prints into, as a terminal window that is closed."""
+        """Close the pipe that it prints into, as when a `| head` has seen enough."""
         os.eventfd_write(self._hang_up, 1)
-        self._reader.join()
+        with self._news:
+            self._news.wait_for(lambda: "stdout" not in self._open)
 
     def stop(self, number=signal.SIGTERM, seconds=3):
         """End it and release all that belongs to it; return its exit status.
 
-        One that ignores the signal, or is stopped or frozen, gets SIGKILL after so many seconds.
-        Stopping twice does no harm.
+        The signal is sent again and again: Python runs a handler between two instructions, and
+        one that comes just before a call blocks has to wait until that call returns. A server
+        that is still there after so many seconds gets SIGKILL, and so do children that it
+        leaves behind. Stopping twice does no harm.
         """
-        self.send_signal(number)
-        self.send_signal(signal.SIGCONT)
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.send_signal(signal.SIGKILL)
-            self.process.wait()
+        deadline = time.monotonic() + seconds
+        while self.is_running() and time.monotonic() < deadline:
+            self.send_signal(number)
+            self.send_signal(signal.SIGCONT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.1)
+        self.send_signal(signal.SIGKILL)
+        self.process.wait()
         if self._lifeline is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
             os.close(self._lifeline)
             self._lifeline = None
-            self.close_console()
+            self._reader.join()
             os.close(self._hang_up)
-            self._stderr_text = self.errors()
-            self._stderr.close()
         return self.process.returncode
 
 

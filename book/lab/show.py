@@ -109,9 +109,7 @@ def difference(old, new):
     A line that has only been indented counts as unchanged: a loop round ten lines is one new line.
     """
     texts = [find(name).read_text(encoding="utf-8").splitlines() for name in (old, new)]
-    match = difflib.SequenceMatcher(
-        None, *([line.strip() for line in text] for text in texts)
-    )
+    match = difflib.SequenceMatcher(None, *([line.strip() for line in text] for text in texts))
     shown = []
     for group in match.get_grouped_opcodes(2):
         shown.append(("place", f"line {group[0][3] + 1}"))
@@ -121,12 +119,8 @@ def difference(old, new):
             else:
                 shown += [("minus", "- " + line) for line in texts[0][old_from:old_to]]
                 shown += [("plus", "+ " + line) for line in texts[1][new_from:new_to]]
-    lines = "".join(
-        f'<span class="{kind}">{html.escape(text)}</span>' for kind, text in shown
-    )
-    return HTML(
-        f'{CSS}<div class="lab-scroll"><pre class="lab-diff">{lines}</pre></div>'
-    )
+    lines = "".join(f'<span class="{kind}">{html.escape(text)}</span>' for kind, text in shown)
+    return HTML(f'{CSS}<div class="lab-scroll"><pre class="lab-diff">{lines}</pre></div>')
 
 
 # Who sleeps in which call, in the timeline. What is not named here counts as running.
@@ -160,9 +154,7 @@ def timeline(recording, title, alt, margin=0.04):
         axes = figure.subplots()
         used = {}  # label: handle, of what the legend must explain
         names = [client["name"] for client in clients]
-        names += [
-            "server" if len(threads) == 1 else f"server, {name}" for name in threads
-        ]
+        names += ["server" if len(threads) == 1 else f"server, {name}" for name in threads]
         for place, name in enumerate(names):
             axes.text(start - space, -place + 0.2, name, va="bottom", fontweight="bold")
         for place, client in enumerate(clients):
@@ -195,9 +187,7 @@ def _client_lane(axes, y, client, used):
         if what == "sent":
             asked = t if asked is None else asked
         elif asked is not None:
-            line = axes.plot(
-                [asked, t], [y, y], color=ORANGE, lw=4, solid_capstyle="butt"
-            )
+            line = axes.plot([asked, t], [y, y], color=ORANGE, lw=4, solid_capstyle="butt")
             used.setdefault("waits", line[0])
             line[0].set_label("waits")
             asked = None
@@ -218,14 +208,14 @@ def _server_lane(axes, y, calls, recording, shown, used):
         if call["call"] == "accept" and call["got"]:
             who[call["got"][0]["fd"]] = ports.get(call["got"][1][1], "")
         began = max(call["t"], start)
-        until = end if call["took"] is None else min(call["t"] + call["took"], end)
-        if call["call"] in WAITS and until - began > ASLEEP:
+        returned = end if call["took"] is None else min(call["t"] + call["took"], end)
+        if call["call"] in WAITS and returned - began > ASLEEP:
             color, label = WAITS[call["call"]], f"server asleep in {call['call']}"
-            axes.barh(y, until - began, left=began, height=0.32, color=color, zorder=2)
+            axes.barh(y, returned - began, left=began, height=0.32, color=color, zorder=2)
             used.setdefault(label, Patch(color=color, label=label))
-            if until - began > 0.3 * (end - start) and who.get(call["fd"]):
+            if returned - began > 0.3 * (end - start) and who.get(call["fd"]):
                 whose = f"{call['call']}, on {who[call['fd']]}'s socket"
-                axes.text((began + until) / 2, y + 0.2, whose, ha="center", va="bottom")
+                axes.text((began + returned) / 2, y + 0.2, whose, ha="center", va="bottom")
 
 
 KINDS = {"ok": "good", "ends": "good", "n/a": "none"}
@@ -244,13 +234,9 @@ def matrix(verdicts, rows=None, columns=None):
     def cell(row, column):
         word = verdicts[row.name, column.chapter].word
         shown = pill(word, KINDS.get(word, "bad"))
-        return HTML(
-            link(row.chapter, shown) if row.chapter and word not in KINDS else shown
-        )
+        return HTML(link(row.chapter, shown) if row.chapter and word not in KINDS else shown)
 
-    return table(
-        header, [[row.name, *(cell(row, column) for column in columns)] for row in rows]
-    )
+    return table(header, [[row.name, *(cell(row, column) for column in columns)] for row in rows])
 
 
 def link(chapter, inside, anchor=""):

@@ -68,6 +68,7 @@ class Column:
 
 
 def is_hello(answer):
+    """Is an Answer the one that every server of the book gives?"""
     return answer.status == 200 and answer.body == b"Hello, world!"
 
 
@@ -78,10 +79,12 @@ def hello(talk):
 
 
 def hello_each(talk):
+    """The same for each of several conversations."""
     return hello(talk) and all(hello(other) for other in talk.others)
 
 
 def hello_twice(talk):
+    """Two answers in one conversation, and an orderly end."""
     answers = talk.answers()
     return len(answers) == 2 and all(map(is_hello, answers)) and talk.ended == "closed"
 
@@ -97,10 +100,12 @@ def no_success(talk):
 
 
 def header_alone(talk):
+    """One answer, and no body, whatever its length would have been."""
     return talk.received.endswith(b"\r\n\r\n") and len(talk.answers("HEAD")) == 1
 
 
 def whatever(talk):
+    """Nobody is left to get anything, or anything will do."""
     return True
 
 
@@ -111,9 +116,7 @@ class Row:
     act: callable
     right: callable = whatever
     chapter: str = ""
-    excuse: callable = lambda column: (
-        ""
-    )  # why the case cannot arise for a column, or nothing
+    excuse: callable = lambda column: ""  # why the case cannot arise for a column, or nothing
 
     @property
     def name(self):
@@ -149,9 +152,7 @@ ROWS = [
     ),
     Row(
         clients.more_clients_than_descriptors,
-        excuse=lambda column: (
-            "it holds one client at a time" if column.one_at_a_time else ""
-        ),
+        excuse=lambda column: "it holds one client at a time" if column.one_at_a_time else "",
     ),
     Row(clients.head, header_alone, "01_one_request"),
     Row(clients.a_bare_line_feed, no_success, "01_one_request"),
@@ -192,34 +193,44 @@ class _Scene:
 
     def __init__(self, row, column, server):
         self.row, self.column, self.server = row, column, server
-        self.served = self.dropped = False
+        self.bystander = "waiting"  # later perhaps "served" or "dropped"
 
     def verdict(self):
+        """Play the scene to its end, which may come early: the server may not even listen."""
+        try:
+            return self._play()
+        except TimeoutError:
+            return Verdict("frozen", f"it took no connection for {PATIENCE} s")
+        except ConnectionError:
+            self._wait(self._has_ended, 1)
+            return Verdict("dead", self.server.last_words() or "it refused a connection")
+
+    def _play(self):
         with self._connect("the awkward one") as talk:
-            bystander = self._connect("bystander")
+            bystander = self._connect("a bystander")
             bystander.send(clients.REQUEST)
             waiting = threading.Thread(target=self._wait_for_answer, args=[bystander])
             waiting.start()
             self._act(talk)
             waiting.join()
-            if self.dropped:  # whoever drops connections may be about to end
+            if self.bystander == "dropped":  # whoever drops connections may be about to end
                 self._wait(self._has_ended, 1)
-            if self.served:
+            elif self.bystander == "served":
                 self._wait(self._is_at_rest, PATIENCE)
             if self._has_ended():
                 return self._ended(talk)
-            if not self.served:
-                return Verdict("frozen", f"a bystander got nothing in {PATIENCE} s")
-            if self._spins(talk):
-                return Verdict(
-                    "spinning", f"over {SPINNING:.0%} of a core with nothing to do"
-                )
+            if self.bystander != "served":
+                how = "was dropped" if self.bystander == "dropped" else "got nothing"
+                return Verdict("frozen", f"a bystander {how} in {PATIENCE} s")
+            if spinning := self._spins(talk):
+                return Verdict("spinning", spinning)
+            if self._has_ended():
+                return self._ended(talk)
             right = self.row.right(talk)
             stays = not (talk.ended or talk.is_closed)
         # Who is still there holds what it holds by right: only what has left can leak.
-        return (not stays and self._repeat()) or (
-            Verdict("ok") if right else self._wrong(talk)
-        )
+        leak = None if stays else self._repeat()
+        return leak or (Verdict("ok") if right else self._wrong(talk))
 
     def _connect(self, name):
         return clients.Conversation(self.server.address, name, PATIENCE)
@@ -227,8 +238,10 @@ class _Scene:
     def _wait_for_answer(self, bystander):
         with bystander:
             bystander.read_all()
-        self.served = any(map(is_hello, bystander.answers()))
-        self.dropped = not self.served and bystander.ended is not None
+        if any(map(is_hello, bystander.answers())):
+            self.bystander = "served"
+        elif bystander.ended:
+            self.bystander = "dropped"
 
     def _act(self, talk):
         """The act may well fail: the server may be gone, or no longer read."""
@@ -245,30 +258,34 @@ class _Scene:
         return not self.server.is_running()
 
     def _is_at_rest(self):
-        """It has ended, or it sleeps with nothing in its queues, but those it cannot get at."""
-        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-            return kernel.blocked_in(self.server.pid) and not self._unread()
-        return True
+        """It has ended, or it sleeps with nothing in its queues."""
+        # What has died meanwhile and is not yet reaped is nobody's to look at.
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError, PermissionError):
+            if not self._has_ended():
+                return kernel.blocked_in(self.server.pid) and not self._unread()
+        return self._has_ended()
 
     def _unread(self):
-        """Bytes in its receive queues, and clients in its accept queue unless it is frozen."""
-        return sum(
-            socket.unread
-            for socket in kernel.sockets(pid=self.server.pid)
-            if self.served or socket.state != "LISTEN"
-        )
+        """Bytes in its receive queues, and clients in its accept queue."""
+        return sum(socket.unread for socket in kernel.sockets(pid=self.server.pid))
 
     def _spins(self, talk):
-        """Over the limit in two windows running, with the input drained or the client gone."""
+        """Why it is said to spin, or nothing.
+
+        Over the limit in two windows running, with the input drained or the client gone; or
+        never once idle for a long time.
+        """
         busy, deadline = 0, time.monotonic() + 3 * PATIENCE
         with contextlib.suppress(OSError):  # it has ended
-            while busy < 2 and time.monotonic() < deadline:
+            while time.monotonic() < deadline:
                 nothing_to_do = talk.is_closed or not self._unread()
                 if kernel.cpu_share(self.server.pid, WINDOW) <= SPINNING:
-                    return False
+                    return ""
                 busy = busy + 1 if nothing_to_do else 0
-            return True
-        return False
+                if busy == 2:
+                    return f"over {SPINNING:.0%} of a core with nothing to do"
+            return f"not idle once in {3 * PATIENCE} s"
+        return ""
 
     def _ended(self, talk):
         status = self.server.wait()
@@ -278,9 +295,7 @@ class _Scene:
 
     def _wrong(self, talk):
         answers = ", ".join(map(str, talk.answers())) or "no answer"
-        return Verdict(
-            "wrong", f"the client got {answers}, then: {talk.ended or 'silence'}"
-        )
+        return Verdict("wrong", f"the client got {answers}, then: {talk.ended or 'silence'}")
 
     def _repeat(self):
         """Repeat the act; a Verdict if the server dies or freezes of it, or holds on to things."""
@@ -293,10 +308,11 @@ class _Scene:
             self._wait(lambda: kernel.descriptors(pid) <= descriptors, 1)
             more = kernel.descriptors(pid) - descriptors
             grown = kernel.memory(pid) - memory
-        except (ConnectionError, ProcessLookupError, FileNotFoundError):
-            return Verdict("dead", self.server.last_words() or "refused a connection")
         except TimeoutError:
             return Verdict("frozen", "in one of the repeats")
+        except OSError:  # it refuses connections, or is no more
+            self._wait(self._has_ended, 1)
+            return Verdict("dead", self.server.last_words() or "in one of the repeats")
         if more > 0:
             return Verdict("leaking", f"{more} descriptors")
         if grown > STAYS:
@@ -306,14 +322,20 @@ class _Scene:
     def _once_more(self):
         with self._connect("the awkward one, again") as talk:
             self._act(talk)
-        self._wait(self._is_at_rest, PATIENCE)
+        if not self._wait(self._is_at_rest, PATIENCE):
+            raise TimeoutError("the server does not come to rest")
         if self._has_ended():
             raise ConnectionError("the server has ended")
 
 
 def survey(rows=None, columns=None, at_once=4):
-    """Judge every cell, so many at once; return {(row name, chapter): Verdict}."""
-    cells = [(row, column) for row in rows or ROWS for column in columns or COLUMNS]
+    """Judge every cell, so many at once; return {(row name, chapter): Verdict}.
+
+    rows and columns: all, unless given. Raises ServerError if a server does not start at all.
+    """
+    rows = ROWS if rows is None else rows
+    columns = COLUMNS if columns is None else columns
+    cells = [(row, column) for row in rows for column in columns]
     with ThreadPoolExecutor(at_once) as pool:
         verdicts = pool.map(lambda cell: judge(*cell), cells)
         return {
