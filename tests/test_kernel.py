@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import lab
@@ -157,6 +158,15 @@ def test_one_that_has_ended():
         pid = server.pid
     with pytest.raises(ProcessLookupError, match="has ended"):
         kernel.blocked_in(pid)
+
+
+def test_one_that_has_ended_and_is_not_yet_reaped():
+    """A zombie: root may read what an ordinary user may not, and both learn the same."""
+    child = subprocess.Popen(["true"])
+    lab.until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
+    with pytest.raises(ProcessLookupError, match="has ended"):
+        kernel.blocked_in(child.pid)
+    child.wait()
 
 
 def test_cpu_time_of_an_idle_and_of_a_busy_one(serving):

@@ -188,7 +188,8 @@ def one_byte_at_a_time(talk, server):
     talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for number in range(len(REQUEST)):
         talk.send(REQUEST[number : number + 1])
-        with contextlib.suppress(TimeoutError, ProcessLookupError):
+        # The last byte may end it, and between two looks it may die: then nobody may look.
+        with contextlib.suppress(TimeoutError, ProcessLookupError, PermissionError):
             until(lambda: kernel.blocked_in(server.pid), 0.05)
     talk.read_all()
 

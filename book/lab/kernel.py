@@ -66,9 +66,12 @@ def blocked_in(pid, thread=None):
     """
     task = f"/proc/{pid}/task/{thread or pid}"
     try:
+        # A zombie has no more calls, and an ordinary user may not even ask.
+        if Path(f"{task}/stat").read_text().rpartition(") ")[2].startswith("Z"):
+            raise FileNotFoundError
         words = Path(f"{task}/syscall").read_text().split()
         channel = Path(f"{task}/wchan").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended") from None
     if words[0] == "running" or words[0] == "-1":
         return None
