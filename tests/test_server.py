@@ -130,9 +130,8 @@ def test_it_lives_through_an_interrupt_of_our_group():
     assert done.stdout == "alive True\n", done.stderr
 
 
-@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
-def test_it_dies_with_a_kernel_that_is_killed(stopped):
-    """By SIGKILL, so that nothing of the parent's can run; and even if it is stopped itself."""
+def orphan(path, stopped=False):
+    """Start a server from a process that is then killed by SIGKILL; wait until it dies too."""
     script = (
         "import signal, sys, time, lab.server\n"
         "server = lab.server.Server(sys.argv[1])\n"
@@ -141,7 +140,7 @@ def test_it_dies_with_a_kernel_that_is_killed(stopped):
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", script, LOOP], cwd=BOOK, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", script, path], cwd=BOOK, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": "."},
     )  # fmt: skip
     pid = int(parent.stdout.readline())
@@ -149,6 +148,12 @@ def test_it_dies_with_a_kernel_that_is_killed(stopped):
     parent.kill()
     parent.communicate()
     lab.until(lambda: not is_alive(pid), what="the orphan to die")
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+def test_it_dies_with_a_kernel_that_is_killed(stopped):
+    """By SIGKILL, so that nothing of the parent's can run; and even if it is stopped itself."""
+    orphan(LOOP, stopped)
 
 
 def test_one_that_ignores_signals_dies_with_its_kernel_too(serving):
@@ -163,19 +168,7 @@ def test_one_that_ignores_signals_dies_with_its_kernel_too(serving):
                 time.sleep(1)
         """
     )
-    script = (
-        "import sys, time, lab.server\n"
-        "print(lab.server.Server(sys.argv[1]).pid, flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script, path], cwd=BOOK, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": "."},
-    )  # fmt: skip
-    pid = int(parent.stdout.readline())
-    parent.kill()
-    parent.communicate()
-    lab.until(lambda: not is_alive(pid), what="the orphan to die")
+    orphan(path)
 
 
 def test_a_kernel_that_ends_in_good_order_says_goodbye(serving, tmp_path):
