@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -102,7 +103,7 @@ def test_the_default_port_is_8080(path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_quietly_while_it_waits_for_clients(path, number):
     with lab.server.Server(path) as server:
-        lab.until_blocked(server.pid, "accept4")
+        lab.until(lambda: lab.kernel.is_asleep(server.pid))
         server.send_signal(number)
         assert server.wait() == 0
         assert server.errors() == ""
@@ -112,7 +113,8 @@ def test_a_signal_ends_it_quietly_while_it_waits_for_clients(path, number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_quietly_while_it_talks_to_one(path, number):
     with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
-        lab.until_blocked(server.pid, "recvfrom")
+        lab.until(lambda: len(lab.kernel.sockets(pid=server.pid)) == 2)
+        lab.until(lambda: lab.kernel.is_asleep(server.pid))
         server.send_signal(number)
         assert server.wait() == 0
         assert (talk.receive(), talk.ended) == (b"", "closed")
@@ -121,12 +123,16 @@ def test_a_signal_ends_it_quietly_while_it_talks_to_one(path, number):
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
 def test_how_it_listens(path):
-    """SO_REUSEADDR, so that it can be restarted at once, and the article's queue of one."""
+    """SO_REUSEADDR, so that it can be restarted at once, and the article's queue of one.
+
+    The server with threads is not one of the article's, and has Python's own default.
+    """
     with lab.record(path) as run:
-        lab.until_blocked(run.server.pid, "accept4")
+        lab.until(lambda: lab.kernel.is_asleep(run.server.pid))
     set_option, _, listen = run.recording["calls"][:3]
+    queue = 128 if path.stem == "03_thread_per_client" else 1
     assert set_option["given"] == [socket.SOL_SOCKET, socket.SO_REUSEADDR, 1]
-    assert listen["sockets"][str(listen["fd"])] == ["LISTEN", 0, 1]
+    assert listen["sockets"][str(listen["fd"])] == ["LISTEN", 0, queue]
 
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
@@ -160,3 +166,75 @@ def test_what_tells_one_from_the_loop():
         for _ in range(50):
             assert lab.survival.is_hello(lab.get(server.address))
         assert lab.kernel.descriptors(server.pid) == 4
+
+
+@pytest.fixture
+def four():
+    with lab.server.Server(ROOT / "code" / "04_level_triggered.py") as server:
+        lab.until_blocked(server.pid, "epoll_wait")
+        yield server
+
+
+def test_the_threads_are_as_many_as_the_clients():
+    with lab.server.Server(ROOT / "code" / "03_thread_per_client.py") as server:
+        talks = [lab.Conversation(server.address) for _ in range(5)]
+        lab.until(lambda: len(lab.kernel.threads(server.pid)) == 6)
+        for talk in talks:
+            lab.clients.plain_get(talk, server)
+            assert lab.survival.hello(talk)
+        lab.until(lambda: len(lab.kernel.threads(server.pid)) == 1)
+        assert lab.kernel.descriptors(server.pid) == 4
+
+
+def test_one_thread_serves_the_last_first(four):
+    talks = [lab.Conversation(four.address) for _ in range(5)]
+    for talk in reversed(talks):
+        lab.clients.plain_get(talk, four)
+        assert lab.survival.hello(talk)
+    assert len(lab.kernel.threads(four.pid)) == 1
+    lab.until(lambda: lab.kernel.descriptors(four.pid) == 5)
+
+
+def interest(server):
+    """What the server's epoll instance watches, for what: {descriptor: mask}."""
+    return lab.kernel.interest_list(server.pid, 4)
+
+
+def test_what_it_watches_at_each_step(four):
+    """Level-triggered, IN and then OUT, and no entry left behind."""
+    hang_up = select.EPOLLERR | select.EPOLLHUP
+    (listener,) = interest(four).values()
+    assert listener == select.EPOLLIN | hang_up
+    with lab.Conversation(four.address) as talk:
+        lab.until(lambda: len(interest(four)) == 2)
+        assert set(interest(four).values()) == {select.EPOLLIN | hang_up}
+        lab.clients.plain_get(talk, four)
+        lab.until(lambda: len(interest(four)) == 1)
+
+
+def test_its_calls_for_one_request():
+    with lab.record(ROOT / "code" / "04_level_triggered.py") as run:
+        lab.clients.plain_get(run.talk("client"), run.server)
+        lab.until(lambda: lab.kernel.descriptors(run.server.pid) == 6)  # one is the recorder's
+    calls = [call["call"] for call in run.recording["calls"]]
+    assert [call for call in calls if call in ("register", "modify", "unregister")] == [
+        "register", "register", "modify", "modify", "unregister",
+    ]  # fmt: skip
+
+
+def test_a_slow_reader_does_not_stop_the_others(tmp_path):
+    """Its answer leaves in portions, for as long as it takes."""
+    text = (ROOT / "code" / "04_level_triggered.py").read_text(encoding="utf-8")
+    path = tmp_path / "long.py"
+    path.write_text(text.replace('b"Hello, world!"\n)', 'b"Hello, world!"\n) * 100_000'))
+    with lab.server.Server(path) as server:
+        slow = lab.Conversation(server.address)
+        slow.send(lab.clients.REQUEST)
+        lab.until(lambda: lab.kernel.unread(slow.socket))
+        lab.until(lambda: lab.kernel.is_asleep(server.pid))
+        with lab.Conversation(server.address) as other:
+            lab.clients.plain_get(other, server)
+            assert len(other.received) == 7_800_000
+        slow.read_all()
+        assert len(slow.received) == 7_800_000 and slow.ended == "closed"
+        slow.close()

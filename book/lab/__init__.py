@@ -3,6 +3,7 @@
 server    a server in a background process         kernel    what the kernel says of it
 clients   a plain client, and the awkward ones     record    everything a run did, on one clock
 survival  every server against every client        show      figures and tables
+crowd     thousands of silent clients              look      at any process, by its number
 check     exercises and claims                     chapters  the notebooks themselves
 """
 
@@ -28,12 +29,13 @@ if _ipython and _ipython.get_ipython() and Path.cwd().resolve() != _BOOK:
 from . import clients, kernel, server, show, survival  # noqa: E402
 from .check import CLAIM_WORDS, check, claims, proofs, verdicts  # noqa: E402
 from .clients import Conversation, get  # noqa: E402
+from .crowd import Crowd  # noqa: E402
 from .kernel import free_port  # noqa: E402
 from .record import record  # noqa: E402
 from .server import start, stop_all, until, until_blocked  # noqa: E402
 
 __all__ = [
-    "CLAIM_WORDS", "Conversation", "check", "claims", "clients", "free_port", "get", "kernel",
-    "proofs", "record", "server", "show", "start", "stop_all", "survival", "until",
+    "CLAIM_WORDS", "Conversation", "Crowd", "check", "claims", "clients", "free_port", "get",
+    "kernel", "proofs", "record", "server", "show", "start", "stop_all", "survival", "until",
     "until_blocked", "verdicts",
 ]  # fmt: skip

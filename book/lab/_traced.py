@@ -16,6 +16,7 @@ import json
 import os
 import runpy
 import select
+import selectors
 import socket
 import sys
 import threading
@@ -207,6 +208,7 @@ def main():
     recorder = Recorder(out, most_calls, server)
     socket.socket = recorded_socket(recorder)
     select.epoll = recorded_epoll(recorder)
+    selectors.EpollSelector._selector_cls = select.epoll  # it has bound the original already
     del sys.modules["kernel"]
     sys.argv[:] = sys.argv[3:]
     sys.path[0] = os.path.dirname(server)

@@ -102,8 +102,28 @@ def _card(claim, proven_in, place):
     )
 
 
-def verdicts(*numbers, place=False):
-    """The claims of these numbers with their verdicts, to read; with the place where they stand."""
+def _folded(claims, proven):
+    """Claims that hold, as HTML: one line, which opens to the list of them."""
+    lines = []
+    for claim in claims:
+        number = str(claim.number)
+        if claim.number in proven:
+            number = show.link(proven[claim.number], number, f"claim-{number}")
+        lines.append(f"<li>{html.escape(claim.claim)} <small>[{number}]</small></li>")
+    word = show.pill(*CLAIM_WORDS["holds"])
+    return (
+        f'<details class="lab-folded"><summary>{word} {len(claims)} more that simply hold'
+        f"</summary><ul>{''.join(lines)}</ul></details>"
+    )
+
+
+def verdicts(*numbers, place=False, brief=False):
+    """The claims of these numbers with their verdicts, to read.
+
+    place: with the place where they stand. brief: for claims that hold and need no words, folded.
+    """
     known, proven = claims(), proofs()
+    if brief:
+        return HTML(show.CSS + _folded([known[number] for number in numbers], proven))
     cards = "".join(_card(known[number], proven.get(number), place) for number in numbers)
     return HTML(show.CSS + cards)

@@ -188,9 +188,8 @@ def one_byte_at_a_time(talk, server):
     talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for number in range(len(REQUEST)):
         talk.send(REQUEST[number : number + 1])
-        # The last byte may end it, and between two looks it may die: then nobody may look.
-        with contextlib.suppress(TimeoutError, ProcessLookupError, PermissionError):
-            until(lambda: kernel.blocked_in(server.pid), 0.05)
+        with contextlib.suppress(TimeoutError, ProcessLookupError):  # the last byte may end it
+            until(lambda: kernel.is_asleep(server.pid), 0.05)
     talk.read_all()
 
 
@@ -305,11 +304,17 @@ def more_clients_than_descriptors(talk, server):
     """Twice as many silent clients as the server may have descriptors; then all leave."""
     limit = kernel.descriptors(server.pid) + DESCRIPTORS
     server.limit(resource.RLIMIT_NOFILE, limit)
-    talk.seconds = 0.3  # of those that find the queue full
+
+    def no_more():
+        return kernel.descriptors(server.pid) >= limit
+
     with contextlib.suppress(OSError):  # nobody listens any more
         for _ in range(2 * DESCRIPTORS):
             talk.another()
-        until(lambda: kernel.descriptors(server.pid) >= limit, 1)
+            # One at a time: a short queue must not be full before the descriptors are gone.
+            until(lambda: no_more() or kernel.is_asleep(server.pid), 3)
+            if no_more():
+                talk.seconds = 0.3  # the others will find the queue full
     talk.close()
 
 
@@ -349,6 +354,7 @@ def a_tls_hello(talk, server):
 
 
 def its_console_closed(talk, server):
-    """Asks when nobody reads any more what the server prints."""
+    """Asks when nobody reads any more what the server prints, and it has no other work."""
+    until(lambda: kernel.is_asleep(server.pid))
     server.close_console()
     plain_get(talk, server)

@@ -15,6 +15,7 @@ import fcntl
 import os
 import platform
 import random
+import resource
 import select
 import socket
 import struct
@@ -34,29 +35,68 @@ TIMERS = ("off", "retransmit", "keepalive", "timewait", "probe")
 # arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
 CALLS = {
     "x86_64": {
-        0: "read", 1: "write", 7: "poll", 23: "select", 35: "nanosleep", 42: "connect",
-        43: "accept", 44: "sendto", 45: "recvfrom", 46: "sendmsg", 47: "recvmsg", 61: "wait4",
-        202: "futex", 230: "clock_nanosleep", 232: "epoll_wait", 270: "pselect6", 271: "ppoll",
-        281: "epoll_pwait", 288: "accept4", 441: "epoll_pwait2",
+        0: "read", 1: "write", 3: "close", 7: "poll", 16: "ioctl", 19: "readv", 20: "writev",
+        23: "select", 24: "sched_yield", 34: "pause", 35: "nanosleep", 40: "sendfile",
+        42: "connect", 43: "accept", 44: "sendto", 45: "recvfrom", 46: "sendmsg", 47: "recvmsg",
+        48: "shutdown", 54: "setsockopt", 55: "getsockopt", 61: "wait4", 72: "fcntl",
+        202: "futex", 219: "restart_syscall", 230: "clock_nanosleep", 232: "epoll_wait",
+        233: "epoll_ctl", 257: "openat", 270: "pselect6", 271: "ppoll", 281: "epoll_pwait",
+        288: "accept4", 441: "epoll_pwait2",
     },
     "aarch64": {
-        22: "epoll_pwait", 63: "read", 64: "write", 72: "pselect6", 73: "ppoll", 98: "futex",
-        101: "nanosleep", 115: "clock_nanosleep", 202: "accept", 203: "connect", 206: "sendto",
-        207: "recvfrom", 211: "sendmsg", 212: "recvmsg", 242: "accept4", 260: "wait4",
-        441: "epoll_pwait2",
+        21: "epoll_ctl", 22: "epoll_pwait", 25: "fcntl", 29: "ioctl", 56: "openat", 57: "close",
+        63: "read", 64: "write", 65: "readv", 66: "writev", 71: "sendfile", 72: "pselect6",
+        73: "ppoll", 98: "futex", 101: "nanosleep", 115: "clock_nanosleep", 124: "sched_yield",
+        128: "restart_syscall", 202: "accept", 203: "connect", 206: "sendto", 207: "recvfrom",
+        208: "setsockopt", 209: "getsockopt", 210: "shutdown", 211: "sendmsg", 212: "recvmsg",
+        242: "accept4", 260: "wait4", 441: "epoll_pwait2",
     },
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Blocked:
-    """Where a thread sleeps: the system call, and the kernel function that put it to sleep."""
+    """Where a thread sleeps: the system call, and the kernel function that put it to sleep.
+
+    arguments: the call's six, as numbers. Of the calls on a socket, the first is its descriptor.
+    """
 
     call: str
     channel: str
+    arguments: tuple = ()
 
     def __str__(self):
         return f"{self.call}, asleep in {self.channel}"
+
+
+@contextlib.contextmanager
+def _still_there(pid, thread=None):
+    """Turn what /proc says of a process or thread that has ended into a ProcessLookupError.
+
+    A zombie counts as ended. It may become one between two looks, and to an ordinary user its
+    files are closed: not ours to look at, then, is only what is still alive.
+    """
+    try:
+        if _is_zombie(pid, thread):
+            raise FileNotFoundError
+        yield
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended") from None
+    except PermissionError:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if not _is_zombie(pid, thread):
+                raise
+        raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended") from None
+
+
+def _is_zombie(pid, thread=None):
+    text = Path(f"/proc/{pid}/task/{thread or pid}/stat").read_text()
+    return text.rpartition(") ")[2].startswith("Z")
+
+
+def system_call(number):
+    """A system call's name on this machine, or its number where CALLS has none."""
+    return CALLS.get(platform.machine(), {}).get(number, f"system call {number}")
 
 
 def blocked_in(pid, thread=None):
@@ -65,18 +105,38 @@ def blocked_in(pid, thread=None):
     Raises ProcessLookupError when it has ended, PermissionError when it is not ours to look at.
     """
     task = f"/proc/{pid}/task/{thread or pid}"
-    try:
-        # A zombie has no more calls, and an ordinary user may not even ask.
-        if Path(f"{task}/stat").read_text().rpartition(") ")[2].startswith("Z"):
-            raise FileNotFoundError
+    with _still_there(pid, thread):
         words = Path(f"{task}/syscall").read_text().split()
         channel = Path(f"{task}/wchan").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended") from None
     if words[0] == "running" or words[0] == "-1":
         return None
-    names = CALLS.get(platform.machine(), {})
-    return Blocked(names.get(int(words[0]), f"system call {words[0]}"), channel)
+    arguments = tuple(int(word, 16) for word in words[1:7])
+    return Blocked(system_call(int(words[0])), channel, arguments)
+
+
+def threads(pid):
+    """The threads of a process, the main one first, as numbers.
+
+    Raises ProcessLookupError when it has ended.
+    """
+    with _still_there(pid):
+        return sorted(map(int, os.listdir(f"/proc/{pid}/task")), key=lambda tid: (tid != pid, tid))
+
+
+def is_asleep(pid):
+    """Does every thread of a process sleep in a system call? Raises as blocked_in.
+
+    One that a tracer has stopped on its way into a call or out of it does not sleep.
+    """
+    for thread in threads(pid):
+        try:
+            blocked = blocked_in(pid, thread)
+            if blocked is None or blocked.channel == "ptrace_stop":
+                return False
+        except ProcessLookupError:
+            if thread == pid:
+                raise
+    return True
 
 
 def cpu_time(pid):
@@ -122,8 +182,11 @@ def _address(field):
 
 
 def sockets(port=None, pid=None):
-    """The TCP sockets of this machine: all, those with a port at either end, those of a process."""
-    inodes = None if pid is None else _inodes(pid)
+    """The TCP sockets of this machine: all, those with a port at either end, those of a process.
+
+    Raises ProcessLookupError when the process has ended.
+    """
+    inodes = None if pid is None else set(files(pid, "socket").values())
     ticks = os.sysconf("SC_CLK_TCK")
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -147,15 +210,19 @@ def sockets(port=None, pid=None):
     return found
 
 
-def _inodes(pid):
-    """The inodes of a process's sockets, by which /proc/net/tcp knows them."""
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            target = os.readlink(link)
-            if target.startswith("socket:["):
-                inodes.add(int(target[8:-1]))
-    return inodes
+def files(pid, kind):
+    """The open files of a kind (`socket`, `pipe`) of a process: {descriptor: inode}.
+
+    Raises ProcessLookupError when it has ended.
+    """
+    found = {}
+    with _still_there(pid):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                name, _, inode = os.readlink(link).partition(":[")
+                if name == kind:
+                    found[int(link.name)] = int(inode.rstrip("]"))
+    return found
 
 
 def find_socket(local, remote=None):
@@ -171,19 +238,31 @@ def find_socket(local, remote=None):
 
 
 def descriptors(pid):
-    """How many descriptors a process has open. Raises FileNotFoundError when it has ended."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """How many descriptors a process has open. Raises ProcessLookupError when it has ended."""
+    with _still_there(pid):
+        return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def memory(pid):
     """Memory that a process alone has written to, in bytes: Private_Dirty, proc(5).
 
-    Raises FileNotFoundError or ProcessLookupError when it has ended.
+    Raises ProcessLookupError when it has ended.
     """
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Private_Dirty:"):
-            return int(line.split()[1]) * 1024
-    raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended")
+    with _still_there(pid):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Private_Dirty:"):
+                return int(line.split()[1]) * 1024
+        raise ProcessLookupError
+
+
+def allow_descriptors(pid=0):
+    """Raise a process's limit on descriptors as far as its user may; returns the new limit.
+
+    pid: our own process unless given. The soft limit becomes the hard one, setrlimit(2).
+    """
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def state_of(sock):
@@ -191,15 +270,21 @@ def state_of(sock):
     return STATES[sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]]
 
 
+def unread(sock):
+    """How many bytes one of our own sockets, of any kind, has received that were not read."""
+    return _bytes(sock, termios.FIONREAD)
+
+
+def _bytes(sock, question):
+    return struct.unpack("=i", fcntl.ioctl(sock.fileno(), question, b"\0" * 4))[0]
+
+
 def queues_of(sock):
     """(unread, unsent) of one of our own sockets: bytes; of a listening one, waiting and limit."""
     if state_of(sock) == "LISTEN":
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
         return struct.unpack_from("=II", info, 24)  # tcpi_unacked, tcpi_sacked: net/ipv4/tcp.c
-    return tuple(
-        struct.unpack("=i", fcntl.ioctl(sock.fileno(), call, b"\0" * 4))[0]
-        for call in (termios.FIONREAD, termios.TIOCOUTQ)
-    )
+    return _bytes(sock, termios.FIONREAD), _bytes(sock, termios.TIOCOUTQ)
 
 
 EVENTS = {

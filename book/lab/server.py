@@ -111,11 +111,10 @@ class Server:
             for fd, _ in poll.poll():
                 if fd == self._hang_up:  # close_console(): the stream ends for us
                     os.eventfd_read(fd)
-                    fd, data = console, b""
-                else:
-                    data = os.read(fd, 65536)
-                if fd in streams:
-                    self._keep(streams, fd, data, poll)
+                    if console in streams:
+                        self._keep(streams, console, b"", poll)
+                elif fd in streams:  # and not closed since poll() returned
+                    self._keep(streams, fd, os.read(fd, 65536), poll)
         self.ended_at = time.monotonic()
 
     def _keep(self, streams, fd, data, poll):

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from . import survival
+from . import kernel, survival
 from .server import find
 
 WIDE, NARROW = 7.4, 3.5  # inches; 96 CSS pixels each on the page
@@ -130,7 +130,7 @@ WAITS = {
 }  # fmt: skip
 MARKS = {
     "connected": ("|", INK, "connects"),
-    "sent": ("o", INK, "asks"),
+    "sent": ("o", INK, "sends"),
     "got": ("v", GREEN, "is answered"),
     "reset": ("X", RED, "is reset"),
     "reset it": ("X", RED, "resets"),
@@ -159,9 +159,13 @@ def timeline(recording, title, alt, margin=0.04):
             axes.text(start - space, -place + 0.2, name, va="bottom", fontweight="bold")
         for place, client in enumerate(clients):
             _client_lane(axes, -place, client, used)
+        whose = _whose(recording)
         for place, thread in enumerate(threads, len(clients)):
             calls = [call for call in recording["calls"] if call["thread"] == thread]
-            _server_lane(axes, -place, calls, recording, (start, end), used)
+            last = calls[-1]
+            gone = thread != threads[0] and last["took"] is not None  # the first is the main one
+            until = last["t"] + last["took"] if gone else recording["ended"]
+            _server_lane(axes, -place, calls, whose, (start, min(end, until)), used)
         axes.set(xlim=(start - space, end + space), ylim=(0.4 - lanes, 0.75))
         axes.set(yticks=[], xlabel="seconds")
         axes.spines["left"].set_visible(False)
@@ -198,24 +202,78 @@ def _client_lane(axes, y, client, used):
             used.setdefault(label, Line2D([], [], label=label, **style))
 
 
-def _server_lane(axes, y, calls, recording, shown, used):
-    """One thread of the server: a dark line, covered by bars where it sleeps in a call."""
+def _whose(recording):
+    """Whose socket a call was on: {(time, thread) of the call: the client's name}."""
     ports = {client["port"]: client["name"] for client in recording["clients"]}
-    who = {}  # descriptor: whose
-    start, end = max(shown[0], calls[0]["t"]), min(shown[1], recording["ended"])
+    by_descriptor, whose = {}, {}
+    for call in recording["calls"]:
+        if call["call"] == "accept" and call["got"]:
+            by_descriptor[call["got"][0]["fd"]] = ports.get(call["got"][1][1], "")
+        elif call["fd"] in by_descriptor:
+            whose[call["t"], call["thread"]] = by_descriptor[call["fd"]]
+    return whose
+
+
+def _server_lane(axes, y, calls, whose, shown, used):
+    """One thread of the server: a dark line, covered by bars where it sleeps in a call."""
+    start, end = max(shown[0], calls[0]["t"]), shown[1]
     axes.plot([start, end], [y, y], color=INK, lw=5, solid_capstyle="butt", zorder=1)
     for call in calls:
-        if call["call"] == "accept" and call["got"]:
-            who[call["got"][0]["fd"]] = ports.get(call["got"][1][1], "")
         began = max(call["t"], start)
         returned = end if call["took"] is None else min(call["t"] + call["took"], end)
         if call["call"] in WAITS and returned - began > ASLEEP:
             color, label = WAITS[call["call"]], f"server asleep in {call['call']}"
             axes.barh(y, returned - began, left=began, height=0.32, color=color, zorder=2)
             used.setdefault(label, Patch(color=color, label=label))
-            if returned - began > 0.3 * (end - start) and who.get(call["fd"]):
-                whose = f"{call['call']}, on {who[call['fd']]}'s socket"
-                axes.text((began + returned) / 2, y + 0.2, whose, ha="center", va="bottom")
+            client = whose.get((call["t"], call["thread"]))
+            if client and returned - began > 0.3 * (end - start):
+                text = f"{call['call']}, on {client}'s socket"
+                axes.text((began + returned) / 2, y + 0.2, text, ha="center", va="bottom")
+
+
+def steps(recording):
+    """The calls of a recorded epoll server: [(what was called and came back, interest list then)].
+
+    Descriptors have names: listener, and the clients' own. A poll that found nothing and a call
+    that failed are left out.
+    """
+    ports = {client["port"]: client["name"] for client in recording["clients"]}
+    names, found = {}, []
+    for call in recording["calls"]:
+        if call["call"] == "listen":
+            names[call["fd"]] = "listener"
+        if call["call"] == "accept" and call["got"]:
+            names[call["got"][0]["fd"]] = ports[call["got"][1][1]]
+        if call["call"] in STEPS and call["got"] != [] and not call["error"]:
+            watched = next(iter(call["interest"].values()), {})
+            kept = [f"{names[int(fd)]}: {mask}" for fd, mask in sorted(watched.items())]
+            found.append((STEPS[call["call"]](call, names), ", ".join(kept) or "empty"))
+    return found
+
+
+def _register(call, names):
+    fd, mask = (each["fd"] if isinstance(each, dict) else each for each in call["given"])
+    return f"{call['call']} {names[fd]}, {kernel.mask_names(mask)}"
+
+
+def _polled(call, names):
+    return "poll → " + ", ".join(f"{names[fd]}: {kernel.mask_names(m)}" for fd, m in call["got"])
+
+
+def _on_socket(call, names):
+    return f"{names.get(call['fd'], 'epoll')}.{call['call']}"
+
+
+def _bytes(call, names):
+    got = call["got"]
+    return f"{_on_socket(call, names)} → {got['bytes'] if isinstance(got, dict) else got} bytes"
+
+
+STEPS = {
+    "register": _register, "modify": _register, "poll": _polled, "recv": _bytes, "send": _bytes,
+    "unregister": lambda call, names: f"unregister {names[call['given'][0]]}",
+    "accept": _on_socket, "shutdown": _on_socket, "close": _on_socket,
+}  # fmt: skip
 
 
 KINDS = {"ok": "good", "ends": "good", "n/a": "none"}
