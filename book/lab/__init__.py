@@ -31,11 +31,12 @@ from .check import CLAIM_WORDS, check, claims, proofs, verdicts  # noqa: E402
 from .clients import Conversation, get  # noqa: E402
 from .crowd import Crowd  # noqa: E402
 from .kernel import free_port  # noqa: E402
+from .look import look  # noqa: E402
 from .record import record  # noqa: E402
 from .server import start, stop_all, until, until_blocked  # noqa: E402
 
 __all__ = [
     "CLAIM_WORDS", "Conversation", "Crowd", "check", "claims", "clients", "free_port", "get",
-    "kernel", "proofs", "record", "server", "show", "start", "stop_all", "survival", "until",
+    "kernel", "look", "proofs", "record", "server", "show", "start", "stop_all", "survival", "until",
     "until_blocked", "verdicts",
 ]  # fmt: skip
