@@ -107,3 +107,9 @@ def test_bad_data_is_named(tmp_path, monkeypatch):
         monkeypatch.setattr(sys.modules["lab.check"], "CLAIMS", tmp_path / "claims.yml")
         with pytest.raises(ValueError, match=message):
             lab.claims()
+
+
+def test_claims_that_simply_hold_are_folded():
+    html = lab.verdicts(45, 46, brief=True).data
+    assert html.count("<li>") == 2 and "<details" in html
+    assert "lab-claim" not in html.partition("</style>")[2]

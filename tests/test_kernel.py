@@ -6,6 +6,7 @@ import random
 import re
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -238,3 +239,74 @@ def test_a_free_port_has_no_connection_to_it(monkeypatch):
         untaken = free + 1 if not kernel.sockets(free + 1) else free + 2
         monkeypatch.setattr(random, "sample", lambda *arguments: [busy, untaken])
         assert lab.free_port() == untaken
+
+
+THREADS = """
+def serve(listener):
+    def spin():
+        while {spins}:
+            pass
+    for _ in range(3):
+        threading.Thread(target=listener.accept, daemon=True).start()
+    threading.Thread(target=spin, daemon=True).start()
+    listener.accept()
+"""
+
+
+def test_threads_and_where_each_sleeps(serving):
+    with Server(serving(THREADS.format(spins=False))) as server:
+        lab.until(lambda: len(kernel.threads(server.pid)) == 4)
+        lab.until(lambda: kernel.is_asleep(server.pid))
+        threads = kernel.threads(server.pid)
+        assert threads[0] == server.pid and threads[1:] == sorted(threads[1:])
+        blocked = [kernel.blocked_in(server.pid, thread) for thread in threads]
+        assert [each.call for each in blocked] == ["accept4"] * 4
+        (fd,) = kernel.files(server.pid, "socket")
+        assert {each.arguments[0] for each in blocked} == {fd}
+
+
+def test_one_running_thread_is_enough_to_be_awake(serving):
+    with Server(serving(THREADS.format(spins=True))) as server:
+        lab.until(lambda: len(kernel.threads(server.pid)) == 5)
+        lab.until_blocked(server.pid, "accept4")
+        assert not any(kernel.is_asleep(server.pid) for _ in range(20))
+
+
+def test_files_by_their_kind():
+    read_end, write_end = os.pipe()
+    with socket.socket() as sock:
+        inode = os.fstat(sock.fileno()).st_ino
+        assert kernel.files(os.getpid(), "socket")[sock.fileno()] == inode
+        pipes = kernel.files(os.getpid(), "pipe")
+        assert pipes[read_end] == pipes[write_end] == os.fstat(read_end).st_ino
+        assert sock.fileno() not in pipes
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_unread_bytes_of_any_kind_of_socket():
+    for pair in (socket.socketpair(), ours_and_theirs()):
+        assert kernel.unread(pair[0]) == 0
+        pair[1].send(b"hello")
+        lab.until(lambda pair=pair: kernel.unread(pair[0]) == 5)
+        for each in pair:
+            each.close()
+
+
+def ours_and_theirs():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], theirs
+
+
+def test_everything_that_has_ended_says_so_alike():
+    with Server(LOOP) as server:
+        os.kill(server.pid, signal.SIGKILL)
+        lab.until(lambda: kernel.state_of_process(server.pid) == "Z")
+        for question in (
+            kernel.blocked_in, kernel.threads, kernel.is_asleep, kernel.descriptors,
+            kernel.memory, lambda pid: kernel.files(pid, "socket"),
+            lambda pid: kernel.sockets(pid=pid),
+        ):  # fmt: skip
+            with pytest.raises(ProcessLookupError, match="has ended"):
+                question(server.pid)

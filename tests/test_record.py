@@ -302,3 +302,27 @@ def test_clients_are_closed_in_the_end():
     with lab.record(LOOP) as run:
         run.talk("forgotten")
     assert run.recording["clients"][0]["events"][-1][1] == "left"
+
+
+def test_epoll_under_selectors_and_asyncio_is_recorded_too(serving):
+    """`selectors` has bound select.epoll before the recorder could replace it."""
+    loop = """
+import asyncio
+
+async def talk(reader, writer):
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(ANSWER)
+    writer.close()
+
+async def run(listener):
+    async with await asyncio.start_server(talk, sock=listener) as server:
+        await server.serve_forever()
+
+def serve(listener):
+    asyncio.run(run(listener))
+"""
+    with lab.record(serving(loop)) as run:
+        lab.clients.plain_get(run.talk("client"), run.server)
+    calls = [call["call"] for call in run.recording["calls"]]
+    for name in ("register", "poll", "accept", "recv", "send", "unregister", "close"):
+        assert name in calls

@@ -333,3 +333,21 @@ def test_waiting_for_output_that_never_comes():
         pytest.raises(ServerError, match="has not printed 'never'"),
     ):
         server.wait_for("never", seconds=0.05)
+
+
+def test_closing_the_console_while_it_prints_and_twice(serving):
+    """The reader must not read a descriptor that it has just closed."""
+    prints = """
+def serve(listener):
+    while True:
+        try:
+            print("x" * 1000, flush=True)
+        except BrokenPipeError:
+            time.sleep(60)
+"""
+    for _ in range(10):
+        with Server(serving(prints)) as server:
+            server.wait_for("x")
+            server.close_console()
+            server.close_console()
+            lab.until_blocked(server.pid, "clock_nanosleep")

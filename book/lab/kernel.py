@@ -77,21 +77,25 @@ def _still_there(pid, thread=None):
     files are closed: not ours to look at, then, is only what is still alive.
     """
     try:
-        if _is_zombie(pid, thread):
+        if state_of_process(pid, thread) == "Z":
             raise FileNotFoundError
         yield
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended") from None
     except PermissionError:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if not _is_zombie(pid, thread):
+            if state_of_process(pid, thread) != "Z":
                 raise
         raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended") from None
 
 
-def _is_zombie(pid, thread=None):
+def state_of_process(pid, thread=None):
+    """The letter of a process's or thread's state: R runs, S sleeps, T is stopped, Z has ended.
+
+    proc(5). Raises FileNotFoundError or ProcessLookupError when there is no trace of it left.
+    """
     text = Path(f"/proc/{pid}/task/{thread or pid}/stat").read_text()
-    return text.rpartition(") ")[2].startswith("Z")
+    return text.rpartition(") ")[2][0]
 
 
 def system_call(number):

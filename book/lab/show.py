@@ -154,7 +154,8 @@ def timeline(recording, title, alt, margin=0.04):
         axes = figure.subplots()
         used = {}  # label: handle, of what the legend must explain
         names = [client["name"] for client in clients]
-        names += ["server" if len(threads) == 1 else f"server, {name}" for name in threads]
+        names.append("server" if len(threads) == 1 else "server, main thread")
+        names += [f"server, thread {number}" for number in range(1, len(threads))]
         for place, name in enumerate(names):
             axes.text(start - space, -place + 0.2, name, va="bottom", fontweight="bold")
         for place, client in enumerate(clients):
@@ -228,7 +229,7 @@ def _server_lane(axes, y, calls, whose, shown, used):
             client = whose.get((call["t"], call["thread"]))
             if client and returned - began > 0.3 * (end - start):
                 text = f"{call['call']}, on {client}'s socket"
-                axes.text((began + returned) / 2, y + 0.2, text, ha="center", va="bottom")
+                axes.text(returned, y + 0.2, text, ha="right", va="bottom")
 
 
 def steps(recording):

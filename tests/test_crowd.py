@@ -1,0 +1,83 @@
+"""The crowd: as many connections as were asked for, all silent, gone in one go."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+import lab
+from conftest import BOOK
+from lab import crowd
+from lab.server import Server
+
+HOLDS = """
+def serve(listener):
+    kept = []
+    while True:
+        kept.append(listener.accept())
+"""
+
+
+def established(server):
+    rows = lab.kernel.sockets(pid=server.pid)
+    return sum(row.state == "ESTABLISHED" for row in rows)
+
+
+def test_they_are_all_there_and_all_go(serving):
+    with Server(serving(HOLDS)) as server:
+        with lab.Crowd(server.address, 300) as many:
+            lab.until(lambda: established(server) == 300)
+            assert lab.kernel.descriptors(many.process.pid) >= 300
+            assert not lab.kernel.sockets(pid=server.pid)[0].unread, "they say nothing"
+        lab.until(lambda: established(server) == 0)
+        states = {row.state for row in lab.kernel.sockets(server.port)}
+        assert "TIME-WAIT" not in states, "a reset leaves none"
+        many.close()
+
+
+def test_one_that_is_refused_says_so():
+    nobody = socket.socket()
+    nobody.bind(("127.0.0.1", 0))
+    with nobody, pytest.raises(ConnectionError, match=r"0 connections, then: .*refused"):
+        lab.Crowd(nobody.getsockname(), 3)
+
+
+def test_one_that_takes_too_long_says_so():
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        with pytest.raises(ConnectionError, match="no 5 connections in 1 s"):
+            lab.Crowd(full.getsockname(), 5, seconds=1)
+
+
+def test_it_goes_with_whoever_has_started_it(serving):
+    """Killed, too: nobody is left to close anything."""
+    with Server(serving(HOLDS)) as server:
+        program = (
+            "import os, lab, signal\n"
+            f"crowd = lab.Crowd({server.address!r}, 20)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program], cwd=BOOK, timeout=20)
+        assert done.returncode == -signal.SIGKILL
+        lab.until(lambda: established(server) == 0)
+
+
+def test_it_is_scaled_down_to_the_limit():
+    program = (
+        "import resource\n"
+        "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 400))\n"
+        "from lab.crowd import within_limit\n"
+        "print(within_limit(50), within_limit(10_000))\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=BOOK,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(BOOK)},
+    )
+    assert done.stdout == f"50 {400 - crowd.SPARE}\n(400, 400)\n", done.stderr
