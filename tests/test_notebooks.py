@@ -92,7 +92,7 @@ def words(path):
         if cell.cell_type == "code"
         for output in cell.outputs
         for text in [output.get("data", {}).get("text/html", "")]
-        if "lab-claim" in text
+        if 'class="lab-claim"' in text
     )
     return len((prose(path) + shown).split())
 

@@ -37,6 +37,6 @@ from .server import start, stop_all, until, until_blocked  # noqa: E402
 
 __all__ = [
     "CLAIM_WORDS", "Conversation", "Crowd", "check", "claims", "clients", "free_port", "get",
-    "kernel", "look", "proofs", "record", "server", "show", "start", "stop_all", "survival", "until",
-    "until_blocked", "verdicts",
+    "kernel", "look", "proofs", "record", "server", "show", "start", "stop_all", "survival",
+    "until", "until_blocked", "verdicts",
 ]  # fmt: skip

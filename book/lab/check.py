@@ -103,24 +103,26 @@ def _card(claim, proven_in, place):
 
 
 def _folded(claims, proven):
-    """Claims that hold, as HTML: one line, which opens to the list of them."""
-    lines = []
+    """Claims as HTML: for each verdict one line, which opens to a list."""
+    groups = {}
     for claim in claims:
         number = str(claim.number)
         if claim.number in proven:
             number = show.link(proven[claim.number], number, f"claim-{number}")
-        lines.append(f"<li>{html.escape(claim.claim)} <small>[{number}]</small></li>")
-    word = show.pill(*CLAIM_WORDS["holds"])
-    return (
-        f'<details class="lab-folded"><summary>{word} {len(claims)} more that simply hold'
-        f"</summary><ul>{''.join(lines)}</ul></details>"
+        why = f" <em>{html.escape(claim.reason)}</em>" if claim.reason else ""
+        line = f"<li>{html.escape(claim.claim)}{why} <small>[{number}]</small></li>"
+        groups.setdefault(claim.verdict, []).append(line)
+    return "".join(
+        f'<details class="lab-folded"><summary>{show.pill(*CLAIM_WORDS[verdict])} '
+        f"{len(lines)} more</summary><ul>{''.join(lines)}</ul></details>"
+        for verdict, lines in groups.items()
     )
 
 
 def verdicts(*numbers, place=False, brief=False):
     """The claims of these numbers with their verdicts, to read.
 
-    place: with the place where they stand. brief: for claims that hold and need no words, folded.
+    place: with the place where they stand. brief: folded, one line for each verdict.
     """
     known, proven = claims(), proofs()
     if brief:

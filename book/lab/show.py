@@ -60,6 +60,9 @@ border:1px solid currentColor}
 .lab-good{color:#2b8a57}.lab-bad{color:#d1435b}.lab-warn{color:#c07a15}.lab-none{opacity:.6}
 .lab-claim{margin:.8em 0;padding-left:.8em;border-left:3px solid rgba(128,128,128,.35)}
 .lab-claim p{margin:.1em 0}
+.lab-marks td,.lab-marks th{padding:.25em .3em !important;vertical-align:top}
+.lab-marks :is(td,th):not(:first-child){text-align:center !important}
+.lab-marks th small{writing-mode:vertical-rl;transform:rotate(180deg)}
 </style>"""
 
 
@@ -86,8 +89,11 @@ def picture(draw, title, alt, height=3.0):
     )
 
 
-def table(header, rows):
-    """A table of text; a cell that is already HTML stands as it is."""
+def table(header, rows, narrow=False):
+    """A table of text; a cell that is already HTML stands as it is.
+
+    narrow: all columns but the first hold a mark or two, and fit a phone.
+    """
 
     def line(tag, cells):
         inside = "".join(
@@ -96,9 +102,10 @@ def table(header, rows):
         )
         return f"<tr>{inside}</tr>"
 
+    kind = "lab-table lab-marks" if narrow else "lab-table"
     body = "".join(line("td", cells) for cells in rows)
     return HTML(
-        f'{CSS}<div class="lab-scroll"><table class="lab-table"><thead>{line("th", header)}</thead>'
+        f'{CSS}<div class="lab-scroll"><table class="{kind}"><thead>{line("th", header)}</thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
