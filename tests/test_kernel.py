@@ -105,11 +105,16 @@ def test_unsent_bytes_are_counted():
 
 def test_time_wait_counts_down_from_sixty():
     ours, theirs = pair()
-    port = ours.getsockname()[1]
+    names = ours.getsockname(), ours.getpeername()
     ours.close()
     lab.until(lambda: kernel.state_of(theirs) == "CLOSE-WAIT")
     theirs.close()
-    (row,) = lab.until(lambda: [s for s in kernel.sockets(port) if s.state == "TIME-WAIT"])
+
+    def lingers():
+        row = kernel.find_socket(*names)
+        return row if row and row.state == "TIME-WAIT" else None
+
+    row = lab.until(lingers)
     assert row.timer == "timewait" and 55 < row.left <= 60
 
 

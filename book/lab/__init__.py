@@ -4,6 +4,7 @@ server    a server in a background process         kernel    what the kernel say
 clients   a plain client, and the awkward ones     record    everything a run did, on one clock
 survival  every server against every client        show      figures and tables
 crowd     thousands of silent clients              look      at any process, by its number
+tracer    the system calls that it makes
 check     exercises and claims                     chapters  the notebooks themselves
 """
 

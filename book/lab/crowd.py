@@ -71,9 +71,7 @@ def main():
     try:
         for _ in range(number):
             connections.append(socket.create_connection((host, port)))
-            connections[-1].setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
+            connections[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     except OSError as error:
         sys.exit(print(f"{len(connections)} connections, then: {error}", flush=True))
     signal.alarm(4 * seconds)

@@ -70,7 +70,7 @@ class Blocked:
 
 
 @contextlib.contextmanager
-def _still_there(pid, thread=None):
+def still_there(pid, thread=None):
     """Turn what /proc says of a process or thread that has ended into a ProcessLookupError.
 
     A zombie counts as ended. It may become one between two looks, and to an ordinary user its
@@ -109,7 +109,7 @@ def blocked_in(pid, thread=None):
     Raises ProcessLookupError when it has ended, PermissionError when it is not ours to look at.
     """
     task = f"/proc/{pid}/task/{thread or pid}"
-    with _still_there(pid, thread):
+    with still_there(pid, thread):
         words = Path(f"{task}/syscall").read_text().split()
         channel = Path(f"{task}/wchan").read_text()
     if words[0] == "running" or words[0] == "-1":
@@ -123,7 +123,7 @@ def threads(pid):
 
     Raises ProcessLookupError when it has ended.
     """
-    with _still_there(pid):
+    with still_there(pid):
         return sorted(map(int, os.listdir(f"/proc/{pid}/task")), key=lambda tid: (tid != pid, tid))
 
 
@@ -220,7 +220,7 @@ def files(pid, kind):
     Raises ProcessLookupError when it has ended.
     """
     found = {}
-    with _still_there(pid):
+    with still_there(pid):
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
                 name, _, inode = os.readlink(link).partition(":[")
@@ -243,7 +243,7 @@ def find_socket(local, remote=None):
 
 def descriptors(pid):
     """How many descriptors a process has open. Raises ProcessLookupError when it has ended."""
-    with _still_there(pid):
+    with still_there(pid):
         return len(os.listdir(f"/proc/{pid}/fd"))
 
 
@@ -252,7 +252,7 @@ def memory(pid):
 
     Raises ProcessLookupError when it has ended.
     """
-    with _still_there(pid):
+    with still_there(pid):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Private_Dirty:"):
                 return int(line.split()[1]) * 1024

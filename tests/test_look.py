@@ -1,0 +1,367 @@
+"""A look at servers that misbehave, each in its own way, and at one that does not."""
+
+import contextlib
+import importlib
+import os
+import re
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import lab
+from conftest import BOOK
+from lab import kernel, tracer
+from lab.server import Server
+
+look = importlib.import_module("lab.look")  # lab.look is the function
+SCRIPT = BOOK / "lab" / "look.py"
+EPOLL = BOOK.parent / "code" / "04_level_triggered.py"
+LOOP = BOOK.parent / "code" / "02_request_loop.py"
+YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
+
+ASYNCIO = """
+import asyncio, sys, time
+async def talk(reader, writer):
+    await reader.readline()
+    time.sleep(60)
+async def main():
+    server = await asyncio.start_server(talk, "127.0.0.1", int(sys.argv[1]))
+    print("listening on 127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+def until_waiting(server, clients):
+    lab.until(lambda: kernel.find_socket(server.address).unread == clients)
+
+
+def look_at_busy(server):
+    """A look once it uses a core, of which, on a machine with more to do, it gets none at times."""
+    lab.until(lambda: kernel.cpu_share(server.pid, 0.1) > 2 * look.SPINNING)
+    return lab.until(
+        lambda: ((view := look.look(server.pid)).calls is not None or view.refused) and view
+    )
+
+
+def said(view):
+    """The findings as one text, on one line."""
+    return " / ".join(view.findings)
+
+
+def is_traced(pid):
+    return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
+
+
+@contextlib.contextmanager
+def a_spinning_server():
+    """The epoll server after a client has connected and closed."""
+    with Server(EPOLL) as server:
+        lab.Conversation(server.address).close()
+        lab.until(lambda: kernel.cpu_share(server.pid, 0.1) > 2 * look.SPINNING)
+        yield server
+
+
+def script(pid):
+    command = [sys.executable, "-I", "-S", SCRIPT, str(pid)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+def test_an_idle_one_has_nothing_wrong():
+    with Server(EPOLL) as server:
+        lab.until_blocked(server.pid, "epoll_wait")
+        view = look.look(server.pid, 0.2)
+        server.limit(resource.RLIMIT_NOFILE, len(view.files))
+        few = look.look(server.pid, 0.1)
+    assert f"{len(view.files)} descriptors are open, and {len(view.files)} are" in said(few)
+    ((epoll, (watch,)),) = view.epolls.items()
+    assert watch.file == view.listeners[watch.fd] and watch.mask & select.EPOLLIN
+    assert view.calls is None and view.share < look.SPINNING
+    assert re.fullmatch(rf"nothing wrong .* it sleeps in epoll_\w+\({epoll}\)", said(view))
+    text = look.report(view)
+    assert f"{watch.fd} for IN: listening on 127.0.0.1:{server.port}, 0 waiting, limit 1" in text
+    assert str(view) == text and f"process {server.pid}: python" in text
+    assert max(map(len, text.splitlines())) <= look.WIDTH
+
+
+def test_a_spinning_one_is_traced_and_lives_on():
+    with a_spinning_server() as server:
+        view = look_at_busy(server)
+        assert server.process.poll() is None and not is_traced(server.pid)
+        assert str(lab.get(server.address)) == "200 'Hello, world!'"
+        again = look_at_busy(server)  # it can be traced more than once
+    assert server.process.returncode == 0  # not what a stop looks like
+    (closed,) = view.sockets
+    assert view.findings[0].startswith("spinning: ")
+    assert re.search(
+        rf"epoll_\w+\(\d\) \d+ times, which returned 1: ready {closed} \(IN\)", said(view)
+    )
+    assert re.search(rf"recvfrom\({closed}\) \d+ times, which returned 0 \(end of", said(view))
+    assert f"1 socket ({closed}) in CLOSE-WAIT" in said(view)
+    assert 0 < len(view.calls) <= tracer.CALLS and again.calls
+
+
+# What uses a core, once a client has connected, and what is said of it.
+MOVES = """
+    client = socket.create_connection(listener.getsockname())
+    other, _ = listener.accept()
+    while True: client.send(b"x"), other.recv(1)
+"""
+COMPUTES = """
+    clients = [socket.create_connection(listener.getsockname()) for _ in range(2)]
+    while True: pass
+"""
+WATCHES_FOR_OUT = """
+    epoll = select.epoll()
+    epoll.register(connection, select.EPOLLIN | select.EPOLLOUT)
+    while True: epoll.poll()
+"""
+HAS_A_THREAD = """
+    def spin():
+        while True: time.sleep(0)
+    threading.Thread(target=spin, daemon=True).start()
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("serve", "expected"),
+    [
+        (MOVES, "busy: .*which moved data"),
+        (COMPUTES, "computes: [0-9.]+ of a core, and no system .* Meanwhile 2 clients wait"),
+        (
+            WATCHES_FOR_OUT,
+            r"spinning: .*1: ready (\d) \(OUT\).*\(\1\) watched for OUT with nothing",
+        ),
+        (HAS_A_THREAD, r"spinning: .*clock_nanosleep \d+ times, which succeeded"),
+    ],
+    ids=["moves", "computes", "out", "thread"],
+)
+def test_what_uses_a_core(serving, serve, expected):
+    path = serving(
+        "import select\ndef serve(listener):\n    connection, _ = listener.accept()" + serve
+    )
+    with Server(path) as server, lab.Conversation(server.address):
+        view = look_at_busy(server)
+        assert server.is_running() and not is_traced(server.pid)
+    assert re.match(expected, said(view))
+
+
+def test_where_tracing_is_refused_it_says_so(monkeypatch):
+    with a_spinning_server() as server:
+        monkeypatch.setattr(tracer, "SEIZE", tracer.DETACH)  # of what is not traced: ESRCH
+        view = look_at_busy(server)
+    assert re.match(r"busy or spinning: .* tracing failed \(No such process\)", said(view))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP])
+def test_a_signal_while_it_is_traced(monkeypatch, number):
+    monkeypatch.setattr(tracer, "CALLS", 10**9)
+    monkeypatch.setattr(tracer, "SECONDS", 30)
+    with a_spinning_server() as server:
+        monkeypatch.setattr(look, "SPINNING", -1)  # of whatever it gets of a core
+        looking = threading.Thread(target=look.look, args=[server.pid, 0.1])
+        looking.start()
+        lab.until(lambda: is_traced(server.pid))
+        os.kill(server.pid, number)
+        looking.join(10)
+        assert not looking.is_alive()
+        if number == signal.SIGSTOP:
+            assert look.look(server.pid, 0.1).findings[0].startswith("stopped, by SIGSTOP")
+            os.kill(server.pid, signal.SIGCONT)
+            assert lab.get(server.address).status == 200
+        else:
+            assert server.wait() == (0 if number == signal.SIGTERM else -number)
+
+
+def test_a_silent_client_holds_up_a_blocking_server():
+    with Server(LOOP) as server, lab.Conversation(server.address) as silent:
+        lab.until_blocked(server.pid, "recvfrom")
+        silent.another(), silent.another()
+        until_waiting(server, 2)
+        view = look.look(server.pid, 0.2)
+    fd = view.threads[0].looks[-1].arguments[0]
+    assert view.findings[0] == (
+        "one client holds up all: 2 clients wait in the accept queue, while the main thread sleeps "
+        f"in recvfrom({fd}) (ESTABLISHED with 127.0.0.1:{silent.port}), with nothing to read"
+    )
+    assert "is full: 2 wait, and listen(1) admits 2" in view.findings[1]
+
+
+def test_an_asyncio_server_whose_handler_sleeps_is_frozen(write):
+    with Server(write(ASYNCIO)) as server, lab.Conversation(server.address) as talk:
+        lab.until(lambda: len(kernel.sockets(pid=server.pid)) == 2)
+        lab.until_blocked(server.pid, "epoll_wait")
+        talk.send(b"\n")
+        lab.until_blocked(server.pid, "clock_nanosleep")
+        talk.another().send(b"abc")
+        until_waiting(server, 1)
+        talk.send(b"more!")
+        view = look.look(server.pid, 0.1)
+    assert view.findings[0].startswith(
+        "frozen: 1 client waits in the accept queue and 5 bytes of 1 socket unread, while the main "
+        "thread sleeps in clock_nanosleep (time.sleep()), not in epoll_wait("
+    )
+    assert "5 unread, 0 unsent" in str(view) and "1 waiting, limit 100" in str(view)
+
+
+@pytest.mark.parametrize(
+    ("selector", "calls"),
+    [("PollSelector", ("poll", "ppoll")), ("SelectSelector", ("select", "pselect6"))],
+)
+def test_what_poll_and_select_watch(serving, selector, calls):
+    path = serving("""
+    import selectors
+    def serve(listener):
+        selector = getattr(selectors, sys.argv[2])()
+        selector.register(listener, selectors.EVENT_READ)
+        selector.select()
+    """)
+    with Server(path, selector) as server:
+        lab.until(lambda: kernel.is_asleep(server.pid))
+        view = look.look(server.pid, 0.1)
+    (watch,) = view.threads[0].watches
+    assert view.threads[0].looks[-1].call in calls and "nothing wrong" in said(view)
+    assert watch.file == view.listeners[watch.fd] and watch.mask & select.EPOLLIN
+    assert f"watches 1\n  {watch.fd} for IN" in str(view)
+
+
+def test_threads_that_all_serve_a_client(serving):
+    path = serving("""
+    def serve(listener):
+        for _ in range(2):
+            connection, _ = listener.accept()
+            threading.Thread(target=connection.recv, args=[1]).start()
+        threading.Event().wait()
+    """)
+    with Server(path) as server, lab.Conversation(server.address) as talk:
+        talk.another(), talk.another()
+        until_waiting(server, 1)
+        lab.until(lambda: kernel.is_asleep(server.pid))
+        view = look.look(server.pid, 0.1)
+        server.stop(signal.SIGKILL)
+    assert view.findings == [
+        "all threads are taken: 1 client waits in the accept queue, while 2 threads sleep in "
+        "recvfrom, each on a client"
+    ]
+
+
+def test_a_registration_that_a_duplicate_keeps(serving):
+    path = serving("""
+    import os, select
+    def serve(listener):
+        connection, _ = listener.accept()
+        epoll = select.epoll()
+        epoll.register(listener, select.EPOLLIN)
+        epoll.register(connection, select.EPOLLIN)
+        duplicate, number = connection.dup(), connection.fileno()
+        connection.close()
+        reused = os.dup2(listener.fileno(), number)  # the number means another file now
+        epoll.register(reused, select.EPOLLIN)
+        print(number, flush=True)
+        epoll.poll()
+    """)
+    with Server(path) as server, lab.Conversation(server.address):
+        lab.until_blocked(server.pid, "epoll_wait")
+        server.wait_for("\n", times=2)
+        number = int(server.output())
+        view = look.look(server.pid, 0.1)
+    (epoll,) = view.epolls
+    assert f"{number} for IN: listening on" in str(view)
+    assert f"1 socket ({number}) closed here, but watched by epoll {epoll}" in said(view)
+    assert f"{number} for IN: watched, but closed here" in str(view)
+
+
+def test_the_limit_of_an_accept_queue_of_ipv6():
+    with socket.create_server(("::1", 0), family=socket.AF_INET6, backlog=7) as listener:
+        assert look.accept_limits()[os.fstat(listener.fileno()).st_ino] == 7
+
+
+# Three clients: one watched for nothing, one that does not read, one that leaves.
+NEGLECT = """
+import select
+def serve(listener):
+    epoll = select.epoll()
+    quiet, _ = listener.accept()
+    epoll.register(quiet, 0)
+    slow, _ = listener.accept()
+    slow.setblocking(False)
+    if sys.argv[2] == "OUT": epoll.register(slow, select.EPOLLOUT)
+    try:
+        while True: slow.send(b"x" * 65536)
+    except BlockingIOError: pass
+    gone, _ = listener.accept()
+    epoll.register(listener, select.EPOLLIN)
+    print(quiet.fileno(), slow.fileno(), gone.fileno(), flush=True)
+    while True:
+        for fd, _ in epoll.poll():
+            if fd == slow.fileno(): slow.send(b"x" * 65536)
+"""
+
+
+@pytest.mark.parametrize(("out", "who"), [("OUT", "the process waits"), ("", "nobody watches")])
+def test_what_nobody_watches(serving, out, who):
+    with Server(serving(NEGLECT), out) as server, lab.Conversation(server.address) as talk:
+        talk.send(b"unread")
+        slow = talk.another()
+        lab.until(lambda: [row for row in kernel.sockets(server.port) if row.timer == "probe"])
+        talk.another().close()
+        server.wait_for("\n", times=2)
+        lab.until_blocked(server.pid, "epoll_wait")
+        quiet, stuck, gone = server.output().split()
+        view = look.look(server.pid, 0.2)
+        assert slow.state() == "ESTABLISHED"
+    text = said(view)
+    assert f"1 socket ({quiet}) with bytes unread, and nobody watches for IN" in text
+    zero = rf"1 socket \({stuck}\) with bytes unsent: .* its window is zero; {who} for OUT"
+    assert re.search(zero, text)
+    assert f"1 socket ({gone}) in CLOSE-WAIT" in text
+    assert re.search(rf" {quiet} for nothing.*, 6 unread, 0 unsent", str(view))
+    assert re.search(rf" {gone}: CLOSE-WAIT .*, 0 unread, 0 unsent", str(view))  # a FIN is no byte
+
+
+def test_the_command_line_needs_nothing_but_the_standard_library():
+    with Server(EPOLL) as server:
+        lab.until_blocked(server.pid, "epoll_wait")
+        done = script(server.pid)
+    if os.geteuid() and YAMA.exists() and YAMA.read_text().strip() != "0":  # no child of the script
+        assert done.returncode == 2 and "ptrace_scope" in done.stderr
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "nothing wrong that can be seen from here" in done.stdout
+
+
+@pytest.mark.parametrize("words", [(), ("1", "2"), ("python",), ("-1",), ("0",), ("٣",)])
+def test_complaints_of_the_command_line(capsys, words):
+    assert look.main(words) == 2
+    captured = capsys.readouterr()
+    assert not captured.out and "give the number of one process" in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_one_that_has_ended():
+    child = subprocess.Popen(["true"])
+    lab.until(lambda: "State:\tZ" in Path(f"/proc/{child.pid}/status").read_text())
+    for _ in range(2):  # a zombie, then nothing
+        with pytest.raises(ProcessLookupError):
+            look.look(child.pid, 0.05)
+        done = script(child.pid)
+        assert done.returncode == 2 and f"process {child.pid} has ended" in done.stderr
+        assert child.wait() == 0
+
+
+def test_one_that_is_not_ours(monkeypatch, capsys):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(kernel, "blocked_in", refuse)
+    assert look.main([str(os.getppid())]) == 2
+    words = capsys.readouterr().err
+    assert words.count("\n") == 1 and "the same user" in words and "ptrace_scope" in words
