@@ -60,7 +60,9 @@ border:1px solid currentColor}
 .lab-good{color:#2b8a57}.lab-bad{color:#d1435b}.lab-warn{color:#c07a15}.lab-none{opacity:.6}
 .lab-claim{margin:.8em 0;padding-left:.8em;border-left:3px solid rgba(128,128,128,.35)}
 .lab-claim p{margin:.1em 0}
-.lab-marks td,.lab-marks th{padding:.25em .3em !important;vertical-align:top}
+.lab-marks td,.lab-marks th{padding:.25em .2em !important;vertical-align:top}
+.lab-marks td:first-child{overflow-wrap:anywhere}
+.lab-marks small{font-size:.8em}
 .lab-marks :is(td,th):not(:first-child){text-align:center !important}
 .lab-marks th small{writing-mode:vertical-rl;transform:rotate(180deg)}
 </style>"""
