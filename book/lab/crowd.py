@@ -11,6 +11,7 @@ Run as a script, this file is that process: `crowd.py HOST PORT NUMBER SECONDS`.
 standard input does, and in any case after so many seconds.
 """
 
+import errno
 import signal
 import socket
 import struct
@@ -25,9 +26,18 @@ else:
 SPARE = 100  # descriptors that a process needs for other things
 
 
-def within_limit(number):
-    """As many connections as a process may have descriptors for: number, or fewer."""
-    return min(number, kernel.allow_descriptors() - SPARE)
+def within_limit(number, least=1000):
+    """As many connections as a process may have descriptors for: number, or fewer.
+
+    Raises OSError where not even the least is allowed: the hard limit of `ulimit -Hn` is too low.
+    """
+    allowed = kernel.allow_descriptors() - SPARE
+    if allowed < least:
+        raise OSError(
+            errno.EMFILE,
+            f"this needs {least + SPARE} descriptors, and `ulimit -Hn` allows {allowed + SPARE}",
+        )
+    return min(number, allowed)
 
 
 class Crowd:
