@@ -21,15 +21,10 @@ import pytest
 import lab
 from conftest import BOOK
 from lab import kernel
+from lab.clients import pair
 from lab.server import Server
 
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
-
-
-def pair():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ours = socket.create_connection(listener.getsockname())
-        return ours, listener.accept()[0]
 
 
 @pytest.mark.skipif(not shutil.which("ss"), reason="ss is not installed (iproute2)")
@@ -290,18 +285,12 @@ def test_files_by_their_kind():
 
 
 def test_unread_bytes_of_any_kind_of_socket():
-    for pair in (socket.socketpair(), ours_and_theirs()):
+    for pair in (socket.socketpair(), pair()):
         assert kernel.unread(pair[0]) == 0
         pair[1].send(b"hello")
         lab.until(lambda pair=pair: kernel.unread(pair[0]) == 5)
         for each in pair:
             each.close()
-
-
-def ours_and_theirs():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        theirs = socket.create_connection(listener.getsockname())
-        return listener.accept()[0], theirs
 
 
 def test_everything_that_has_ended_says_so_alike():

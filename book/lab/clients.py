@@ -161,6 +161,13 @@ class Conversation:
         self._note("reset it")
 
 
+def pair():
+    """The two ends of a TCP connection over loopback, as sockets: the one accepted, its peer."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], theirs
+
+
 def get(address, seconds=SECONDS):
     """Ask for / and return the Answer. Raises TimeoutError or ConnectionError without one."""
     with Conversation(address, seconds=seconds) as talk:
