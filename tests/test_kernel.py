@@ -285,12 +285,12 @@ def test_files_by_their_kind():
 
 
 def test_unread_bytes_of_any_kind_of_socket():
-    for pair in (socket.socketpair(), pair()):
-        assert kernel.unread(pair[0]) == 0
-        pair[1].send(b"hello")
-        lab.until(lambda pair=pair: kernel.unread(pair[0]) == 5)
-        for each in pair:
-            each.close()
+    for ours, theirs in (socket.socketpair(), pair()):
+        assert kernel.unread(ours) == 0
+        theirs.send(b"hello")
+        lab.until(lambda ours=ours: kernel.unread(ours) == 5)
+        ours.close()
+        theirs.close()
 
 
 def test_everything_that_has_ended_says_so_alike():
