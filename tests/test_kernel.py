@@ -1,5 +1,6 @@
 """The kernel's view, against what `ss` says, and against sockets whose state we know."""
 
+import contextlib
 import mmap
 import os
 import random
@@ -255,14 +256,22 @@ def serve(listener):
 
 def test_threads_and_where_each_sleeps(serving):
     with Server(serving(THREADS.format(spins=False))) as server:
-        lab.until(lambda: len(kernel.threads(server.pid)) == 4)
-        lab.until(lambda: kernel.is_asleep(server.pid))
+
+        def blocked():
+            threads = kernel.threads(server.pid)
+            return [kernel.blocked_in(server.pid, thread) for thread in threads]
+
+        def settled():
+            return [each and each.call for each in blocked()] == ["accept4"] * 4
+
+        with contextlib.suppress(ProcessLookupError):  # one of them ends meanwhile
+            lab.until(settled)
+        lab.until(settled)
+        assert kernel.is_asleep(server.pid)
         threads = kernel.threads(server.pid)
         assert threads[0] == server.pid and threads[1:] == sorted(threads[1:])
-        blocked = [kernel.blocked_in(server.pid, thread) for thread in threads]
-        assert [each.call for each in blocked] == ["accept4"] * 4
         (fd,) = kernel.files(server.pid, "socket")
-        assert {each.arguments[0] for each in blocked} == {fd}
+        assert {each.arguments[0] for each in blocked()} == {fd}
 
 
 def test_one_running_thread_is_enough_to_be_awake(serving):
