@@ -28,6 +28,7 @@ def established(server):
 
 def test_they_are_all_there_and_all_go(serving):
     with Server(serving(HOLDS)) as server:
+        lab.kernel.allow_descriptors(server.pid)
         with lab.Crowd(server.address, 300) as many:
             lab.until(lambda: established(server) == 300)
             assert lab.kernel.descriptors(many.process.pid) >= 300

@@ -305,7 +305,7 @@ def test_unread_bytes_of_any_kind_of_socket():
 def test_everything_that_has_ended_says_so_alike():
     with Server(LOOP) as server:
         os.kill(server.pid, signal.SIGKILL)
-        lab.until(lambda: kernel.state_of_process(server.pid) == "Z")
+        lab.until(lambda: kernel.has_ended(server.pid))
         for question in (
             kernel.blocked_in, kernel.threads, kernel.is_asleep, kernel.descriptors,
             kernel.memory, lambda pid: kernel.files(pid, "socket"),

@@ -69,33 +69,38 @@ class Blocked:
         return f"{self.call}, asleep in {self.channel}"
 
 
+PF_EXITING = 4  # include/linux/sched.h
+
+
 @contextlib.contextmanager
 def still_there(pid, thread=None):
     """Turn what /proc says of a process or thread that has ended into a ProcessLookupError.
 
-    A zombie counts as ended. It may become one between two looks, and to an ordinary user its
-    files are closed: not ours to look at, then, is only what is still alive.
+    One that is about to end counts as ended, and so does a zombie. It may become one between two
+    looks, and to an ordinary user its files are closed from then on: not ours to look at is only
+    what is still alive.
     """
     try:
-        if state_of_process(pid, thread) == "Z":
+        if has_ended(pid, thread):
             raise FileNotFoundError
         yield
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended") from None
     except PermissionError:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if state_of_process(pid, thread) != "Z":
+            if not has_ended(pid, thread):
                 raise
         raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended") from None
 
 
-def state_of_process(pid, thread=None):
-    """The letter of a process's or thread's state: R runs, S sleeps, T is stopped, Z has ended.
+def has_ended(pid, thread=None):
+    """Is a process or thread a zombie, or on its way to be one? State and flags of proc(5).
 
-    proc(5). Raises FileNotFoundError or ProcessLookupError when there is no trace of it left.
+    Raises FileNotFoundError or ProcessLookupError when there is no trace of it left.
     """
     text = Path(f"/proc/{pid}/task/{thread or pid}/stat").read_text()
-    return text.rpartition(") ")[2][0]
+    state, *numbers = text.rpartition(") ")[2].split()
+    return state in "ZX" or bool(int(numbers[5]) & PF_EXITING)
 
 
 def system_call(number):

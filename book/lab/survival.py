@@ -267,7 +267,7 @@ class _Scene:
         try:
             return kernel.is_asleep(self.server.pid) and not self._unread()
         except ProcessLookupError:
-            return True
+            return self._has_ended()  # or is about to
 
     def _unread(self):
         """Bytes in its receive queues, and clients in its accept queue."""
