@@ -87,18 +87,21 @@ def proofs():
     return found
 
 
+def _number(claim, proven_in):
+    """A claim's number as HTML, which leads to its proof where there is one."""
+    if proven_in:
+        return show.link(proven_in, claim.number, f"claim-{claim.number}")
+    return f"{claim.number}" if claim.untestable else f"{claim.number}, not yet proven"
+
+
 def _card(claim, proven_in, place):
     """A claim as HTML: verdict, claim, why, and the way to its proof."""
     word, kind = CLAIM_WORDS[claim.verdict]
-    number = str(claim.number)
-    if proven_in:
-        number = show.link(proven_in, number, f"claim-{number}")
-    elif not claim.untestable:
-        number += ", not yet proven"
     why = [claim.reason, claim.untestable, f"({claim.place})" if place else ""]
     return (
         f'<div class="lab-claim"><p>{html.escape(claim.claim)}</p><p>{show.pill(word, kind)} '
-        f"<small>{html.escape(' '.join(filter(None, why)))} [{number}]</small></p></div>"
+        f"<small>{html.escape(' '.join(filter(None, why)))} "
+        f"[{_number(claim, proven_in)}]</small></p></div>"
     )
 
 
@@ -106,9 +109,7 @@ def _folded(claims, proven):
     """Claims as HTML: for each verdict one line, which opens to a list."""
     groups = {}
     for claim in claims:
-        number = str(claim.number)
-        if claim.number in proven:
-            number = show.link(proven[claim.number], number, f"claim-{number}")
+        number = _number(claim, proven.get(claim.number))
         why = f" <em>{html.escape(claim.reason)}</em>" if claim.reason else ""
         line = f"<li>{html.escape(claim.claim)}{why} <small>[{number}]</small></li>"
         groups.setdefault(claim.verdict, []).append(line)

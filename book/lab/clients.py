@@ -155,9 +155,8 @@ class Conversation:
             self._note("left")
 
     def reset(self):
-        """Leave with a reset: SO_LINGER on, with no time to linger, socket(7)."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
+        """Leave with a reset."""
+        reset(self.socket)
         self._note("reset it")
 
 
@@ -166,6 +165,26 @@ def pair():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
         return listener.accept()[0], theirs
+
+
+def reset(sock):
+    """Close a socket with a reset: SO_LINGER on, with no time to linger, socket(7)."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def fill(sock):
+    """Send on a non-blocking socket until its buffer, which this keeps from growing, stays full."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+
+    def sent():
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                count += sock.send(b"x" * 65536)
+        return count
+
+    until(lambda: sent() == 0, what="the send buffer to stay full")
 
 
 def get(address, seconds=SECONDS):

@@ -15,6 +15,7 @@ import fcntl
 import os
 import platform
 import random
+import re
 import resource
 import select
 import socket
@@ -98,9 +99,17 @@ def has_ended(pid, thread=None):
 
     Raises FileNotFoundError or ProcessLookupError when there is no trace of it left.
     """
+    words = stat(pid, thread)
+    return words[0] in "ZX" or bool(int(words[6]) & PF_EXITING)
+
+
+def stat(pid, thread=None):
+    """/proc/PID/task/TID/stat as words, proc(5), from the state on, which is its third field.
+
+    Raises FileNotFoundError or ProcessLookupError when there is no trace of it left.
+    """
     text = Path(f"/proc/{pid}/task/{thread or pid}/stat").read_text()
-    state, *numbers = text.rpartition(") ")[2].split()
-    return state in "ZX" or bool(int(numbers[5]) & PF_EXITING)
+    return text.rpartition(") ")[2].split()
 
 
 def system_call(number):
@@ -154,6 +163,9 @@ def cpu_time(pid):
     The clock of another process: clock_getcpuclockid(3), include/linux/posix-timers.h.
     """
     return time.clock_gettime((~pid << 3) | 2)
+
+
+SPINNING = 0.05  # of a core, with nothing to do: an idle server uses exactly 0
 
 
 def cpu_share(pid, seconds=0.25):
@@ -310,14 +322,19 @@ def mask_names(mask):
     return "|".join(name for bit, name in EVENTS.items() if mask & bit) or "-"
 
 
+def registrations(pid, fd):
+    """What an epoll instance has on its list: (descriptor, mask, data, inode) of each entry.
+
+    From /proc/PID/fdinfo/FD, proc(5). A number may stand there twice: its first file may live on.
+    """
+    text = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
+    found = re.findall(r"tfd: *(\d+) events: *(\w+) data: *(\w+) .*ino:(\w+)", text)
+    return [(int(number), *(int(each, 16) for each in rest)) for number, *rest in found]
+
+
 def interest_list(pid, fd):
-    """What an epoll instance watches: {descriptor: mask}, from /proc/PID/fdinfo/FD, epoll(7)."""
-    watched = {}
-    for line in Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines():
-        if line.startswith("tfd:"):
-            words = line.split()
-            watched[int(words[1])] = int(words[3], 16)
-    return watched
+    """What an epoll instance watches, for what: {descriptor: mask}, epoll(7)."""
+    return {number: mask for number, mask, *_ in registrations(pid, fd)}
 
 
 _reserved = []  # abstract sockets: they hold a port for this process, and go with it

@@ -33,7 +33,7 @@ except ImportError:  # run as a script, whose folder -I and -P keep out of sys.p
     import kernel
     import tracer
 
-SPINNING = 0.05  # of a core: an idle server uses nothing
+SPINNING = kernel.SPINNING
 FEW = 20  # calls while it is traced, at the most, are the calls of a process that computes
 LINES, WIDTH = 12, 72  # that a report shows of a list, and the columns of a phone
 
@@ -212,7 +212,7 @@ def _sample(pid):
     threads, ticks = {}, os.sysconf("SC_CLK_TCK")
     for number in kernel.threads(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-            words = _read(pid, f"task/{number}/stat").rpartition(") ")[2].split()
+            words = kernel.stat(pid, number)
             used = (int(words[11]) + int(words[12])) / ticks
             threads[number] = used, words[0], kernel.blocked_in(pid, number)
     with contextlib.suppress(OSError):  # clock_getcpuclockid(3): EINVAL, if it is not there
@@ -243,16 +243,14 @@ def _polled(pid, number, blocked, files):
 
 
 def _epolls(pid, files):
-    """What each epoll instance watches: {descriptor: Watches}, from /proc/PID/fdinfo, proc(5)."""
-    epolls, pattern = {}, r"tfd: *(\d+) events: *(\w+) data: *(\w+) .*ino:(\w+)"
+    """What each epoll instance watches: {descriptor: Watches}."""
+    epolls = {}
     known = {(fd, file.inode) for fd, file in files.items()}
     for epoll in [fd for fd, file in files.items() if file.text == "eventpoll"]:
         with contextlib.suppress(FileNotFoundError):
-            lines = re.findall(pattern, _read(pid, f"fdinfo/{epoll}"))
-            numbers = sorted((int(fd), *(int(each, 16) for each in rest)) for fd, *rest in lines)
             epolls[epoll] = [
                 Watch(fd, mask, files[fd] if (fd, inode) in known else None, data)
-                for fd, mask, data, inode in numbers
+                for fd, mask, data, inode in sorted(kernel.registrations(pid, epoll))
             ]
     return epolls
 

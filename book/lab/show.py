@@ -212,16 +212,23 @@ def _client_lane(axes, y, client, used):
             used.setdefault(label, Line2D([], [], label=label, **style))
 
 
-def _whose(recording):
-    """Whose socket a call was on: {(time, thread) of the call: the client's name}."""
+def _named(recording):
+    """Each call of a recording, with {descriptor: name of the client} as it was by then."""
     ports = {client["port"]: client["name"] for client in recording["clients"]}
-    by_descriptor, whose = {}, {}
+    names = {}
     for call in recording["calls"]:
         if call["call"] == "accept" and call["got"]:
-            by_descriptor[call["got"][0]["fd"]] = ports.get(call["got"][1][1], "")
-        elif call["fd"] in by_descriptor:
-            whose[call["t"], call["thread"]] = by_descriptor[call["fd"]]
-    return whose
+            names[call["got"][0]["fd"]] = ports.get(call["got"][1][1], "")
+        yield call, names
+
+
+def _whose(recording):
+    """Whose socket a call was on: {(time, thread) of the call: the client's name}."""
+    return {
+        (call["t"], call["thread"]): names[call["fd"]]
+        for call, names in _named(recording)
+        if call["fd"] in names
+    }
 
 
 def _server_lane(axes, y, calls, whose, shown, used):
@@ -247,13 +254,10 @@ def steps(recording):
     Descriptors have names: listener, and the clients' own. A poll that found nothing and a call
     that failed are left out.
     """
-    ports = {client["port"]: client["name"] for client in recording["clients"]}
-    names, found = {}, []
-    for call in recording["calls"]:
+    found = []
+    for call, names in _named(recording):
         if call["call"] == "listen":
             names[call["fd"]] = "listener"
-        if call["call"] == "accept" and call["got"]:
-            names[call["got"][0]["fd"]] = ports[call["got"][1][1]]
         if call["call"] in STEPS and call["got"] != [] and not call["error"]:
             watched = next(iter(call["interest"].values()), {})
             kept = [f"{names[int(fd)]}: {mask}" for fd, mask in sorted(watched.items())]

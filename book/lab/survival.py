@@ -37,7 +37,6 @@ VERDICTS = {
 PATIENCE = 3  # seconds a bystander waits for its answer
 GRACE = 1  # seconds in which a server may come to rest before its CPU time is measured
 WINDOW = 0.25  # seconds of one CPU measurement
-SPINNING = 0.05  # of a core; an idle server uses exactly 0
 REPEATS = 20
 STAYS = 256 * 1024  # bytes that an allocator may keep without being called a leak
 
@@ -283,11 +282,11 @@ class _Scene:
         with contextlib.suppress(OSError):  # it has ended
             while time.monotonic() < deadline:
                 nothing_to_do = talk.is_closed or not self._unread()
-                if kernel.cpu_share(self.server.pid, WINDOW) <= SPINNING:
+                if kernel.cpu_share(self.server.pid, WINDOW) <= kernel.SPINNING:
                     return ""
                 busy = busy + 1 if nothing_to_do else 0
                 if busy == 2:
-                    return f"over {SPINNING:.0%} of a core with nothing to do"
+                    return f"over {kernel.SPINNING:.0%} of a core with nothing to do"
             return f"not idle once in {3 * PATIENCE} s"
         return ""
 
