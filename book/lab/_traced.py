@@ -1,7 +1,8 @@
 """The recorder's half inside the recorded process: `_traced.py DESCRIPTOR CALLS SERVER ARGUMENTS`.
 
-It puts a subclass in the place of `socket.socket` and a wrapper in the place of `select.epoll`,
-then runs the server as `__main__`. Each call is written as two lines of JSON, one when it begins
+It puts a subclass in the place of `socket.socket` and a wrapper in the place of `select.epoll`, and
+the like for what workers wait in, `queue.SimpleQueue` and an SQLite connection; then it runs the
+server as `__main__`. Each call is written as two lines of JSON, one when it begins
 and one when it returns, so that the call in which a server dies or hangs for ever is seen too.
 Between them go the lines of the server's file that were executed, per thread.
 
@@ -14,10 +15,12 @@ import functools
 import itertools
 import json
 import os
+import queue
 import runpy
 import select
 import selectors
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -37,7 +40,8 @@ class Recorder:
     """Writes what happens to a descriptor, up to a number of calls."""
 
     def __init__(self, out, most_calls, server):
-        self.out, self.most_calls, self.server = out, most_calls, server
+        self.out, self.most_calls = out, most_calls
+        self.server, self.folder = server, os.path.dirname(server)
         self.active, self.numbers = True, itertools.count(1)
         self.lock, self.local = threading.Lock(), threading.local()
         self.sockets, self.epolls = weakref.WeakSet(), weakref.WeakSet()
@@ -47,8 +51,8 @@ class Recorder:
 
     def around(self, name, what, method, *arguments, **keywords):
         """Call method, and record the call under a name. what: the socket or epoll object."""
-        line = self.line_of_server()
-        if not self.active or line is None or getattr(self.local, "inside", False):
+        ours, line = self.line_of_server()
+        if not self.active or not ours or getattr(self.local, "inside", False):
             return method(*arguments, **keywords)
         with self.lock:
             number = next(self.numbers)
@@ -99,11 +103,14 @@ class Recorder:
             kind.add(what)
 
     def line_of_server(self):
-        """The line of the server's own file that we were called from, or None."""
-        frame = sys._getframe(2)
-        while frame and frame.f_code.co_filename != self.server:
+        """Were we called from the server's folder; and from which line of its own file, or None?"""
+        frame, ours = sys._getframe(2), False
+        while frame:
+            if frame.f_code.co_filename == self.server:
+                return True, frame.f_lineno
+            ours = ours or os.path.dirname(frame.f_code.co_filename) == self.folder
             frame = frame.f_back
-        return frame and frame.f_lineno
+        return ours, None  # a thread that a variant of a server got from the server
 
     def trace(self, frame, event, argument):
         """For settrace: follow the frames of the server's file, and note each executed line."""
@@ -203,12 +210,36 @@ def recorded_epoll(recorder):
     return RecordedEpoll
 
 
+def recorded_queue(recorder):
+    """A subclass of queue.SimpleQueue of which `get` is recorded."""
+    original = queue.SimpleQueue
+
+    class RecordedQueue(original):
+        def get(self, *arguments, **keywords):
+            return recorder.around("get", None, original.get, self, *arguments, **keywords)
+
+    return RecordedQueue
+
+
+def recorded_connect(recorder):
+    """sqlite3.connect, for connections of which `execute` is recorded."""
+    original = sqlite3.Connection
+
+    class RecordedConnection(original):
+        def execute(self, *arguments):
+            return recorder.around("execute", None, original.execute, self, *arguments)
+
+    return functools.partial(sqlite3.connect, factory=RecordedConnection)
+
+
 def main():
     out, most_calls, server = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     recorder = Recorder(out, most_calls, server)
     socket.socket = recorded_socket(recorder)
     select.epoll = recorded_epoll(recorder)
     selectors.EpollSelector._selector_cls = select.epoll  # it has bound the original already
+    queue.SimpleQueue = recorded_queue(recorder)
+    sqlite3.connect = recorded_connect(recorder)
     del sys.modules["kernel"]
     sys.argv[:] = sys.argv[3:]
     sys.path[0] = os.path.dirname(server)

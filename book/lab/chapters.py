@@ -6,6 +6,7 @@ output that is the same when sanitised is left as it was.
 """
 
 import base64
+import json
 import re
 import subprocess
 import sys
@@ -36,17 +37,20 @@ def read(path):
     return nbformat.read(path, as_version=4)
 
 
+def cells(path):
+    """A notebook's cells as plain JSON: nbformat checks the whole schema, which takes a second."""
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
 def program(chapter, name):
     """The program that a chapter's cell writes to run/NAME, as text.
 
     chapter: `02_request_loop`. Raises ValueError if it has no such cell, or more than one.
     """
     magic = f"%%writefile run/{name}\n"
-    found = [
-        cell.source.removeprefix(magic) + "\n"
-        for cell in read(BOOK / f"{chapter}.ipynb").cells
-        if cell.cell_type == "code" and cell.source.startswith(magic)
-    ]
+    found_in = cells(BOOK / f"{chapter}.ipynb")
+    sources = ["".join(cell["source"]) for cell in found_in if cell["cell_type"] == "code"]
+    found = [each.removeprefix(magic) + "\n" for each in sources if each.startswith(magic)]
     if len(found) != 1:
         raise ValueError(f"{chapter}.ipynb has {len(found)} cells that write run/{name}, not one")
     return found[0]

@@ -5,7 +5,6 @@ matrix against the reader's file and says what became of it.
 """
 
 import html
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,8 +78,7 @@ def proofs():
     """Which notebook's cell proves which claim, {number: notebook}: the cells' tags say so."""
     found = {}
     for path in chapters.notebooks():
-        # As plain JSON: nbformat checks each notebook against its schema, which takes a second.
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        for cell in chapters.cells(path):
             for tag in cell["metadata"].get("tags", []):
                 if tag.startswith("claim-"):
                     found.setdefault(int(tag.removeprefix("claim-")), path.stem)

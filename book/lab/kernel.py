@@ -157,6 +157,18 @@ def is_asleep(pid):
     return True
 
 
+def is_at_rest(pid, count=None):
+    """Is a process asleep, with nothing unread in its queues, and count TCP sockets if given?
+
+    Unread are bytes in a receive queue, and clients in an accept queue. Raises as is_asleep.
+    """
+    if not is_asleep(pid):  # the quick look first
+        return False
+    rows = sockets(pid=pid)
+    complete = count is None or len(rows) == count
+    return complete and not any(row.unread for row in rows) and is_asleep(pid)
+
+
 def cpu_time(pid):
     """CPU time that a process has used, in seconds, to the nanosecond.
 
@@ -207,28 +219,35 @@ def sockets(port=None, pid=None):
 
     Raises ProcessLookupError when the process has ended.
     """
-    inodes = None if pid is None else set(files(pid, "socket").values())
-    ticks = os.sysconf("SC_CLK_TCK")
+    inodes = None if pid is None else {str(inode) for inode in files(pid, "socket").values()}
+    end = "" if port is None else f":{port:04X}"
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(FileNotFoundError):  # a machine without IPv6
             for line in Path(table).read_text().splitlines()[1:]:
-                _, local, remote, state, queues, timer, _, _, _, inode, *_ = line.split()
-                row = Socket(
-                    STATES[int(state, 16)],
-                    _address(local),
-                    _address(remote),
-                    int(queues.split(":")[1], 16),
-                    int(queues.split(":")[0], 16),
-                    TIMERS[int(timer.split(":")[0], 16)],
-                    int(timer.split(":")[1], 16) / ticks,
-                    int(inode),
-                )
-                if (port is None or port in (row.local[1], row.remote[1])) and (
-                    inodes is None or row.inode in inodes
+                words = line.split()
+                # Chosen before it is understood: thousands of them may be in TIME-WAIT.
+                if (inodes is None or words[9] in inodes) and (
+                    words[1].endswith(end) or words[2].endswith(end)
                 ):
-                    found.append(row)
+                    found.append(_socket(*words[1:6], words[9]))
     return found
+
+
+def _socket(local, remote, state, queues, timer, inode):
+    """A row of /proc/net/tcp as a Socket, from its words."""
+    unsent, unread = (int(word, 16) for word in queues.split(":"))
+    kind, left = (int(word, 16) for word in timer.split(":"))
+    return Socket(
+        STATES[int(state, 16)],
+        _address(local),
+        _address(remote),
+        unread,
+        unsent,
+        TIMERS[kind],
+        left / os.sysconf("SC_CLK_TCK"),
+        int(inode),
+    )
 
 
 def files(pid, kind):

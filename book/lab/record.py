@@ -13,6 +13,7 @@ A recording is plain data, as JSON has it:
     source      its lines                       ended    when it ended
     capped      whether the limit of calls was reached; what came later is not here
     calls       [{t, took, thread, line, call, fd, given, got, error, sockets, interest}]
+                `line` is None where another file of the server's folder has called
     lines       [[t, thread, line]]: what was executed, in order
     clients     [{name, port, events: [[t, what, bytes]]}]
 

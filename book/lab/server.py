@@ -23,6 +23,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -73,6 +74,8 @@ class Server:
             raise
 
     def _start(self, command, inherit):
+        # For its temporary files: it may be killed before it can remove them.
+        self._scratch = tempfile.TemporaryDirectory(prefix=f"{self.path.stem}-")
         read_end, self._lifeline = os.pipe()
         try:
             self.process = subprocess.Popen(
@@ -81,7 +84,7 @@ class Server:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 # Jupyter asks for colours, and from 3.13 tracebacks would have them.
-                env={**os.environ, "PYTHON_COLORS": "0"},
+                env={**os.environ, "PYTHON_COLORS": "0", "TMPDIR": self._scratch.name},
                 process_group=0,
                 pass_fds=inherit,
             )
@@ -257,6 +260,7 @@ class Server:
             self._lifeline = None
             self._reader.join()
             os.close(self._hang_up)
+            self._scratch.cleanup()
         return self.process.returncode
 
 
@@ -292,6 +296,15 @@ def until_blocked(pid, call, thread=None, seconds=5):
         return blocked if blocked and blocked.call == call else None
 
     return until(asleep, seconds, f"process {pid} to sleep in {call}")
+
+
+def until_at_rest(pid, count=None, seconds=5):
+    """Wait until a process sleeps, has read all, and has so many TCP sockets, if a count is given.
+
+    Raises TimeoutError, and ProcessLookupError when the process has ended.
+    """
+    sockets = "" if count is None else f" with {count} sockets"
+    until(lambda: kernel.is_at_rest(pid, count), seconds, f"process {pid} to rest{sockets}")
 
 
 _started = {}  # by path: what this notebook has started and not yet stopped

@@ -23,7 +23,7 @@ from .server import find
 
 WIDE, NARROW = 7.4, 3.5  # inches; 96 CSS pixels each on the page
 INK, PALE, GRID = "#24292f", "#b4bcc8", "#e3e6ea"
-BLUE, ORANGE, RED, GREEN = "#2f6db5", "#e08a1e", "#c4314b", "#2b8a57"
+BLUE, ORANGE, RED, GREEN, VIOLET = "#2f6db5", "#e08a1e", "#c4314b", "#2b8a57", "#8a63c4"
 
 STYLE = {
     "font.size": 9,
@@ -64,6 +64,8 @@ border:1px solid currentColor}
 .lab-marks td:first-child{overflow-wrap:anywhere}
 .lab-marks small{font-size:.8em}
 .lab-marks :is(td,th):not(:first-child){text-align:center !important}
+.lab-dots td:not(:first-child){white-space:nowrap;letter-spacing:.15em}
+.lab-dots b{color:#2f6db5}.lab-dots i{opacity:.45;font-style:normal}
 .lab-marks th small{writing-mode:vertical-rl;transform:rotate(180deg)}
 </style>"""
 
@@ -112,6 +114,22 @@ def table(header, rows, narrow=False):
     )
 
 
+def ledger(modes, rows):
+    """The wake-up ledger: which of several polls in a row reported something, in each mode.
+
+    modes: their names. rows: (what happens before the polls, [the polls' outcomes in each mode]).
+    """
+
+    def dots(outcomes):
+        marks = "".join("<b>●</b>" if reported else "<i>○</i>" for reported in outcomes)
+        said = f"{sum(outcomes)} of {len(outcomes)} polls report it"
+        return HTML(f'<span role="img" aria-label="{said}">{marks}</span>')
+
+    cells = [(what, *map(dots, of_modes)) for what, of_modes in rows]
+    shown = table(["what happens, then polls", *modes], cells)
+    return HTML(shown.data.replace("lab-table", "lab-table lab-dots", 1))
+
+
 def difference(old, new):
     """What changed from one server to the next, made from the two files.
 
@@ -134,8 +152,8 @@ def difference(old, new):
 
 # Who sleeps in which call, in the timeline. What is not named here counts as running.
 WAITS = {
-    "accept": PALE, "poll": PALE, "recv": BLUE, "recv_into": BLUE, "send": ORANGE,
-    "sendall": ORANGE, "sendmsg": ORANGE,
+    "accept": PALE, "poll": PALE, "get": PALE, "recv": BLUE, "recv_into": BLUE, "send": ORANGE,
+    "sendall": ORANGE, "sendmsg": ORANGE, "execute": VIOLET,
 }  # fmt: skip
 MARKS = {
     "connected": ("|", INK, "connects"),

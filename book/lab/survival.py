@@ -5,10 +5,13 @@ after the awkward one and before that one does anything, and asks for nothing bu
 `judge` plays the scene and names the first verdict that applies, in the order of VERDICTS:
 
 1. the awkward client connects, the bystander connects and asks, the awkward one does its act;
-2. we wait until the server is at rest: it has ended, or its queues are empty and it sleeps,
+2. when the awkward one has done all it does, or only listens for an answer, a late bystander
+   comes and asks: a server may have served the first one before the act began;
+3. we wait until the server is at rest: it has ended, or its queues are empty and it sleeps,
    or it has been given a second for it;
-3. its CPU time is measured in windows;
-4. if all is well so far, the act is repeated, and what it holds is counted before and after.
+4. its CPU time is measured in windows;
+5. if all is well so far, the act is repeated, what it holds is counted before and after, and
+   a last bystander asks.
 
 Nothing is judged by how a race ends: the acts force their order (see clients), and 3 s of patience
 are three times what a SYN costs that found the accept queue full.
@@ -139,13 +142,13 @@ ROWS = [
     Row(clients.half_a_request_then_closes, whatever, "02_request_loop"),
     Row(clients.half_a_request_then_resets, whatever, "02_request_loop"),
     Row(clients.whole_request_then_resets, whatever, "02_request_loop"),
-    Row(clients.asks_and_leaves),
-    Row(clients.half_closes_after_asking, hello),
+    Row(clients.asks_and_leaves, chapter="04_level_triggered"),
+    Row(clients.half_closes_after_asking, hello, "05_edge_triggered"),
     Row(clients.bytes_that_are_not_utf8, some_answer, "01_one_request"),
     Row(clients.a_body_left_unread, some_answer, "01_one_request"),
     Row(clients.two_pipelined_requests, hello_twice, "01_one_request"),
     Row(clients.a_header_without_end, no_success, "02_request_loop"),
-    Row(clients.sends_without_pause, no_success, "02_request_loop"),
+    Row(clients.sends_without_pause, no_success, "05_edge_triggered"),
     Row(
         clients.never_reads_a_long_answer,
         excuse=lambda column: "" if column.long_answer else "its answer is short",
@@ -171,6 +174,8 @@ COLUMNS = [
     Column("02_request_loop", "../code/02_request_loop.py", one_at_a_time=True),
     Column("03_thread_per_client", "../code/03_thread_per_client.py"),
     Column("04_level_triggered", "../code/04_level_triggered.py"),
+    Column("05_edge_triggered", "../code/05_edge_triggered.py"),
+    Column("06_one_shot", "../code/06_one_shot.py"),
 ]
 
 
@@ -196,7 +201,7 @@ class _Scene:
 
     def __init__(self, row, column, server):
         self.row, self.column, self.server = row, column, server
-        self.bystander = "waiting"  # later perhaps "served" or "dropped"
+        self.bystander = ""  # later "waiting", perhaps "served" or "dropped"
 
     def verdict(self):
         """Play the scene to its end, which may come early: the server may not even listen."""
@@ -213,10 +218,14 @@ class _Scene:
             bystander = self._connect("a bystander")
             bystander.send(clients.REQUEST)
             self._wait(lambda: not kernel.queues_of(bystander.socket)[1], 1)  # it has arrived
-            waiting = threading.Thread(target=self._wait_for_answer, args=[bystander])
-            waiting.start()
-            self._act(talk)
-            waiting.join()
+            acting = threading.Thread(target=self._act, args=[talk])
+            acting.start()
+            self._wait_for_answer(bystander)
+            if self.bystander == "served":
+                self._wait(lambda: talk.has_said_all or not acting.is_alive(), 3 * PATIENCE)
+                self._ask("a late bystander")
+            talk.rest()
+            acting.join()
             if self.bystander == "dropped":  # whoever drops connections may be about to end
                 self._wait(self._has_ended, 1)
             elif self.bystander == "served":
@@ -240,12 +249,19 @@ class _Scene:
         return clients.Conversation(self.server.address, name, PATIENCE)
 
     def _wait_for_answer(self, bystander):
+        self.bystander = "waiting"
         with bystander:
             bystander.read_all()
         if any(map(is_hello, bystander.answers())):
             self.bystander = "served"
         elif bystander.ended:
             self.bystander = "dropped"
+
+    def _ask(self, name):
+        """One more bystander comes and asks."""
+        bystander = self._connect(name)
+        bystander.send(clients.REQUEST)
+        self._wait_for_answer(bystander)
 
     def _act(self, talk):
         """The act may well fail: the server may be gone, or no longer read."""
@@ -264,7 +280,7 @@ class _Scene:
     def _is_at_rest(self):
         """It has ended, or it sleeps with nothing in its queues."""
         try:
-            return kernel.is_asleep(self.server.pid) and not self._unread()
+            return kernel.is_at_rest(self.server.pid)
         except ProcessLookupError:
             return self._has_ended()  # or is about to
 
@@ -305,22 +321,32 @@ class _Scene:
         pid = self.server.pid
         try:
             self._once_more()  # once for what is set up on first use
-            descriptors, memory = kernel.descriptors(pid), kernel.memory(pid)
-            for _ in range(REPEATS):
-                self._once_more()
+            descriptors = kernel.descriptors(pid)
+            grown = self._growth()
+            if grown > STAYS:  # each thread's allocator grows once, a leak again and again
+                grown = self._growth()
             self._wait(lambda: kernel.descriptors(pid) <= descriptors, 1)
             more = kernel.descriptors(pid) - descriptors
-            grown = kernel.memory(pid) - memory
+            self._ask("the last bystander")
         except TimeoutError:
             return Verdict("frozen", "in one of the repeats")
         except OSError:  # it refuses connections, or is no more
             self._wait(self._has_ended, 1)
             return Verdict("dead", self.server.last_words() or "in one of the repeats")
+        if self.bystander != "served":
+            return Verdict("frozen", f"a bystander got nothing after {REPEATS} repeats")
         if more > 0:
             return Verdict("leaking", f"{more} descriptors")
         if grown > STAYS:
             return Verdict("leaking", f"{grown // 1024} kB")
         return None
+
+    def _growth(self):
+        """By how many bytes the process grows while the act is repeated."""
+        before = kernel.memory(self.server.pid)
+        for _ in range(REPEATS):
+            self._once_more()
+        return kernel.memory(self.server.pid) - before
 
     def _once_more(self):
         with self._connect("the awkward one, again") as talk:
