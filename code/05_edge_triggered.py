@@ -2,9 +2,10 @@
 
 It accepts, receives and sends until the kernel has no more for it, and takes every error
 for that. A client that ends its half of the connection, with or without a request, stops
-the server for good: at the end of input nothing raises. So does one that sends faster than
-it is read, for as long as it does. More clients than it may have descriptors leave it deaf;
-a reset leaves a descriptor behind; a request that is not UTF-8, or a closed console, ends it.
+the server for good: at the end of input nothing raises. One that sends without pause stops
+it meanwhile, and fills its memory. More clients than it may have descriptors, and than fit
+into its queue, leave it deaf. A reset leaves a descriptor behind, or ends it, if it comes
+just before the farewell; a request that is not UTF-8, or a closed console, ends it, too.
 """
 
 import contextlib

@@ -37,14 +37,33 @@ def per_visit(count):
     return {name: number // VISITS for name, number in count.items()}
 
 
-def system_calls(name):
+def visits_at_once(server, talk, number):
+    """So many clients come and ask while the server is stopped: it finds them all at once."""
+    at_rest = len(kernel.sockets(pid=server.pid))
+    with server.paused():
+        together = [talk(f"client {each}") for each in range(number)]
+        for client in together:
+            client.send(clients.REQUEST)
+    for client in together:
+        client.read_all()
+    until_at_rest(server.pid, at_rest)
+    for client in together:
+        client.close()
+
+
+def system_calls(name, at_once=1):
     """How many system calls of each kind a visit takes, {name: number}, of an epoll server.
 
-    name: a file in run/, or a path. A poll that was in vain for a second is none of the visit's.
+    name: a file in run/, or a path. at_once: so many clients come together, which its queue must
+    have room for; the numbers are averages then. A poll that was in vain for a second is none of
+    the visit's.
     """
     with record(name) as run:
         until_blocked(run.server.pid, "epoll_wait")
-        visits(run.server, run.talk)
+        if at_once > 1:
+            visits_at_once(run.server, run.talk, at_once)
+        else:
+            visits(run.server, run.talk)
     talks = run.recording["clients"]
     begin, end = talks[0]["events"][0][0], talks[-1]["events"][-1][0]
     count = collections.Counter()
@@ -53,6 +72,8 @@ def system_calls(name):
         in_vain = call["call"] == "poll" and call["got"] == [] and call["took"] > 0.9
         if call["call"] in SYSTEM_CALLS and returned and not in_vain:
             count[SYSTEM_CALLS[call["call"]]] += 1
+    if at_once > 1:
+        return {name: number / at_once for name, number in count.items()}
     return per_visit(count)
 
 

@@ -79,13 +79,14 @@ def _svg(draw, width, height):
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def picture(draw, title, alt, height=3.0):
+def picture(draw, title, alt, height=3.0, narrow_height=None):
     """Draw a figure for wide and narrow screens.
 
     draw: a function (figure, narrow) that draws on a matplotlib Figure. title: what it shows,
-    in one line. alt: what a reader who cannot see it needs. height: in inches.
+    in one line. alt: what a reader who cannot see it needs. height: in inches; narrow_height: the
+    same for a phone, where it differs.
     """
-    wide, narrow = (_svg(draw, width, height) for width in (WIDE, NARROW))
+    wide, narrow = _svg(draw, WIDE, height), _svg(draw, NARROW, narrow_height or height)
     return HTML(
         f'{CSS}<figure class="lab-figure"><figcaption>{html.escape(title)}</figcaption><picture>'
         f'<source media="(max-width: 600px)" srcset="{narrow}">'
@@ -99,12 +100,13 @@ def table(header, rows, narrow=False):
     narrow: all columns but the first hold a mark or two, and fit a phone.
     """
 
+    def text(cell):  # a mask of many names may be broken at any bar
+        if isinstance(cell, HTML):
+            return cell.data
+        return html.escape(str(cell)).replace("|", "|<wbr>")
+
     def line(tag, cells):
-        inside = "".join(
-            f"<{tag}>{cell.data if isinstance(cell, HTML) else html.escape(str(cell))}</{tag}>"
-            for cell in cells
-        )
-        return f"<tr>{inside}</tr>"
+        return "<tr>" + "".join(f"<{tag}>{text(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     kind = "lab-table lab-marks" if narrow else "lab-table"
     body = "".join(line("td", cells) for cells in rows)
@@ -218,7 +220,7 @@ def _client_lane(axes, y, client, used):
     for t, what, _ in events:
         if what == "sent":
             asked = t if asked is None else asked
-        elif asked is not None:
+        elif asked is not None and what != "half-closed":
             line = axes.plot([asked, t], [y, y], color=ORANGE, lw=4, solid_capstyle="butt")
             used.setdefault("waits", line[0])
             line[0].set_label("waits")
