@@ -40,8 +40,8 @@ def main():
 
     Ctrl-C and SIGTERM unwind the stack, so every socket is closed on the way out.
     """
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda number, frame: sys.exit(0))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     port = sys.argv[1] if len(sys.argv) > 1 else "8080"
     is_number = port.isdecimal() and len(port) < 6
     if len(sys.argv) > 2 or not is_number or int(port) > 65535:
@@ -55,6 +55,12 @@ def main():
             complain(f"port {port}: {error.strerror}; try another, or 0")
         print("listening on {}:{}".format(*listener.getsockname()), flush=True)
         serve(listener)
+
+
+def stop(number, frame):
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the first
+    sys.exit(0)
 
 
 def complain(reason):

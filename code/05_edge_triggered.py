@@ -1,11 +1,12 @@
 """One thread, edge-triggered epoll: it is told once, and then takes all there is.
 
-It accepts, receives and sends until the kernel has no more for it, and takes every error
-for that. A client that ends its half of the connection, with or without a request, stops
-the server for good: at the end of input nothing raises. One that sends without pause stops
-it meanwhile, and fills its memory. More clients than it may have descriptors, and than fit
-into its queue, leave it deaf. A reset leaves a descriptor behind, or ends it, if it comes
-just before the farewell; a request that is not UTF-8, or a closed console, ends it, too.
+It accepts, receives and sends until the kernel has no more for it, and takes every
+error for that. A client that ends its half of the connection, with or without a
+request, stops the server for good: at the end of input nothing raises. One that sends
+without pause stops it meanwhile, and fills its memory. More clients than it may have
+descriptors, and than fit into its queue, leave it deaf. A reset leaves a descriptor
+behind, or ends it, if it comes just before the farewell; a request that is not UTF-8,
+or a closed console, ends it, too.
 """
 
 import contextlib
@@ -82,8 +83,8 @@ def main():
 
     Ctrl-C and SIGTERM unwind the stack, so every socket is closed on the way out.
     """
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda number, frame: sys.exit(0))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     port = sys.argv[1] if len(sys.argv) > 1 else "8080"
     is_number = port.isdecimal() and len(port) < 6
     if len(sys.argv) > 2 or not is_number or int(port) > 65535:
@@ -97,6 +98,12 @@ def main():
             complain(f"port {port}: {error.strerror}; try another, or 0")
         print("listening on {}:{}".format(*listener.getsockname()), flush=True)
         serve(listener)
+
+
+def stop(number, frame):
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the first
+    sys.exit(0)
 
 
 def complain(reason):

@@ -1,10 +1,11 @@
 """One loop for the sockets, four threads for the database, and one-shot between them.
 
-The loop hands a socket that is ready to a worker. The kernel reports it no more until the
-worker arms it again, so it is in one pair of hands at a time. An error of one client costs
-a worker: after four of them (a reset, a request that is not UTF-8, a closed console, a
-client that asks and leaves) the server takes connections and answers none. One that leaves
-before its request is whole makes it spin; more clients than it may have descriptors end it.
+The loop hands a socket that is ready to a worker. The kernel reports it no more until
+the worker arms it again, so it is in one pair of hands at a time. An error of one
+client (a reset, a request that is not UTF-8, a closed console, one that asks and
+leaves) costs a worker: after four of them the server takes connections and answers
+none. A client that leaves before its request is whole makes it spin; more clients than
+it may have descriptors end it.
 """
 
 import contextlib
@@ -30,6 +31,11 @@ ANSWER = (
 )
 
 
+class Client:
+    def __init__(self, connection):
+        self.connection, self.request, self.unsent = connection, b"", b""
+
+
 def is_whole(request):
     """Has the header ended? An empty line ends it, with or without carriage returns."""
     return b"\n\r\n" in request or b"\n\n" in request
@@ -46,64 +52,74 @@ def fill(path):
 
 
 def serve(listener):
-    connections, requests, unsent = {}, {}, {}  # each by descriptor
-    ready = queue.SimpleQueue()  # what to do, and with which socket
+    clients = {}  # by descriptor; the loop's alone
+    ready = queue.SimpleQueue()  # what to do, and for which client
 
     def admit():
         connection, address = listener.accept()
         connection.setblocking(False)
-        fd = connection.fileno()
-        epoll.register(fd, select.EPOLLIN | ONE_SHOT)
-        connections[fd], requests[fd] = connection, b""
+        clients[connection.fileno()] = Client(connection)
+        epoll.register(connection, select.EPOLLIN | ONE_SHOT)
 
-    def arm(fd, events):
-        epoll.modify(fd, events | ONE_SHOT)  # from here on it may be another worker's
+    def arm(client, events):
+        epoll.modify(client.connection, events | ONE_SHOT)
+        # From here on it may be in another worker's hands.
 
-    def read(fd, database):
-        requests[fd] += connections[fd].recv(1024)
-        if is_whole(requests[fd]):
-            print("-" * 40 + "\n" + requests[fd].decode()[:-2], flush=True)
+    def read(client, database):
+        client.request += client.connection.recv(1024)
+        if is_whole(client.request):
+            print("-" * 40 + "\n" + client.request.decode()[:-2], flush=True)
             (body,) = database.execute(QUERY).fetchone()
-            unsent[fd] = ANSWER % (len(body), body)
-            arm(fd, select.EPOLLOUT)
+            client.unsent = ANSWER % (len(body), body)
+            arm(client, select.EPOLLOUT)
         else:
-            arm(fd, select.EPOLLIN)
+            arm(client, select.EPOLLIN)
 
-    def write(fd, database):
-        sent = connections[fd].send(unsent[fd])
-        unsent[fd] = unsent[fd][sent:]
-        if unsent[fd]:
-            arm(fd, select.EPOLLOUT)
+    def write(client, database):
+        sent = client.connection.send(client.unsent)
+        client.unsent = client.unsent[sent:]
+        if client.unsent:
+            arm(client, select.EPOLLOUT)
         else:
-            connections[fd].shutdown(socket.SHUT_RDWR)
-            arm(fd, 0)
+            client.connection.shutdown(socket.SHUT_RDWR)
+            arm(client, 0)  # reported as HUP, at once: so the loop gets it back
 
     def forget(fd):
         epoll.unregister(fd)
-        connections.pop(fd).close()
+        clients.pop(fd).connection.close()
 
     def work(path):
         with contextlib.closing(connect(path)) as database:
-            while True:
-                act, fd = ready.get()
-                act(fd, database)
+            while task := ready.get():
+                act, client = task
+                act(client, database)
 
     listener.setblocking(False)
     with tempfile.NamedTemporaryFile(suffix=".db") as file, select.epoll() as epoll:
         fill(file.name)
-        for _ in range(WORKERS):
-            threading.Thread(target=work, args=[file.name], daemon=True).start()
+        workers = [
+            threading.Thread(target=work, args=[file.name], daemon=True)
+            for _ in range(WORKERS)
+        ]
+        for worker in workers:
+            worker.start()
         epoll.register(listener, select.EPOLLIN)
-        while True:
-            for fd, events in epoll.poll():
-                if fd == listener.fileno():
-                    admit()
-                elif events & select.EPOLLIN:
-                    ready.put((read, fd))
-                elif events & select.EPOLLOUT:
-                    ready.put((write, fd))
-                elif events & select.EPOLLHUP:
-                    forget(fd)
+        try:
+            while True:
+                for fd, events in epoll.poll():
+                    if fd == listener.fileno():
+                        admit()
+                    elif events & select.EPOLLIN:
+                        ready.put((read, clients[fd]))
+                    elif events & select.EPOLLOUT:
+                        ready.put((write, clients[fd]))
+                    else:
+                        forget(fd)
+        finally:  # what is in hand is finished, before epoll and the file are gone
+            for _ in workers:
+                ready.put(None)
+            for worker in workers:
+                worker.join(1)
 
 
 def main():
@@ -111,8 +127,8 @@ def main():
 
     Ctrl-C and SIGTERM unwind the stack, so every socket is closed on the way out.
     """
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda number, frame: sys.exit(0))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     port = sys.argv[1] if len(sys.argv) > 1 else "8080"
     is_number = port.isdecimal() and len(port) < 6
     if len(sys.argv) > 2 or not is_number or int(port) > 65535:
@@ -126,6 +142,12 @@ def main():
             complain(f"port {port}: {error.strerror}; try another, or 0")
         print("listening on {}:{}".format(*listener.getsockname()), flush=True)
         serve(listener)
+
+
+def stop(number, frame):
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the first
+    sys.exit(0)
 
 
 def complain(reason):

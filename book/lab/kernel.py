@@ -33,7 +33,8 @@ STATES = (
 TIMERS = ("off", "retransmit", "keepalive", "timewait", "probe")
 
 # The calls that a server of this book can be found in. The numbers are the machine's own:
-# arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
+# arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h, where epoll_wait
+# is only a way to call epoll_pwait: it goes by its better known name.
 CALLS = {
     "x86_64": {
         0: "read", 1: "write", 3: "close", 7: "poll", 16: "ioctl", 19: "readv", 20: "writev",
@@ -45,7 +46,7 @@ CALLS = {
         288: "accept4", 441: "epoll_pwait2",
     },
     "aarch64": {
-        21: "epoll_ctl", 22: "epoll_pwait", 25: "fcntl", 29: "ioctl", 56: "openat", 57: "close",
+        21: "epoll_ctl", 22: "epoll_wait", 25: "fcntl", 29: "ioctl", 56: "openat", 57: "close",
         63: "read", 64: "write", 65: "readv", 66: "writev", 71: "sendfile", 72: "pselect6",
         73: "ppoll", 98: "futex", 101: "nanosleep", 115: "clock_nanosleep", 124: "sched_yield",
         128: "restart_syscall", 202: "accept", 203: "connect", 206: "sendto", 207: "recvfrom",

@@ -16,6 +16,7 @@ interrupted, restarted or killed. So every server
 
 import atexit
 import contextlib
+import ctypes
 import fcntl
 import os
 import resource
@@ -213,9 +214,11 @@ class Server:
         soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
         resource.prlimit(self.pid, what, (soft, hard))
 
-    def send_signal(self, number):
-        """Send it a signal, unless it has ended. Returns nothing."""
-        if self.is_running():
+    def send_signal(self, number, thread=None):
+        """Send it a signal, or one of its threads, tgkill(2), unless it has ended."""
+        if self.is_running() and thread is not None:
+            ctypes.CDLL(None).tgkill(self.pid, thread, number)
+        elif self.is_running():
             self.process.send_signal(number)
 
     @contextlib.contextmanager

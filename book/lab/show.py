@@ -22,7 +22,7 @@ from . import kernel, survival
 from .server import find
 
 WIDE, NARROW = 7.4, 3.5  # inches; 96 CSS pixels each on the page
-INK, PALE, GRID = "#24292f", "#b4bcc8", "#e3e6ea"
+INK, PALE, PALER, GRID = "#24292f", "#b4bcc8", "#d9dee5", "#e3e6ea"
 BLUE, ORANGE, RED, GREEN, VIOLET = "#2f6db5", "#e08a1e", "#c4314b", "#2b8a57", "#8a63c4"
 
 STYLE = {
@@ -154,7 +154,7 @@ def difference(old, new):
 
 # Who sleeps in which call, in the timeline. What is not named here counts as running.
 WAITS = {
-    "accept": PALE, "poll": PALE, "get": PALE, "recv": BLUE, "recv_into": BLUE, "send": ORANGE,
+    "accept": PALE, "poll": PALE, "get": PALER, "recv": BLUE, "recv_into": BLUE, "send": ORANGE,
     "sendall": ORANGE, "sendmsg": ORANGE, "execute": VIOLET,
 }  # fmt: skip
 MARKS = {
@@ -204,7 +204,7 @@ def timeline(recording, title, alt, margin=0.04):
         figure.legend(
             handles=used.values(),
             loc="outside lower center",
-            ncols=2 if narrow else len(used),
+            ncols=2 if narrow else min(len(used), 5),
             columnspacing=1,
             handletextpad=0.5,
         )

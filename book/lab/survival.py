@@ -294,13 +294,15 @@ class _Scene:
         Over the limit in two windows running, with the input drained or the client gone; or
         never once idle for a long time.
         """
-        busy, deadline = 0, time.monotonic() + 3 * PATIENCE
+        busy, quiet, deadline = 0, 0, time.monotonic() + 3 * PATIENCE
         with contextlib.suppress(OSError):  # it has ended
             while time.monotonic() < deadline:
                 nothing_to_do = talk.is_closed or not self._unread()
-                if kernel.cpu_share(self.server.pid, WINDOW) <= kernel.SPINNING:
+                share = kernel.cpu_share(self.server.pid, WINDOW)
+                quiet = 2 if share == 0 else quiet + 1 if share <= kernel.SPINNING else 0
+                if quiet == 2:  # nothing at all, or little twice: it may just not get the core
                     return ""
-                busy = busy + 1 if nothing_to_do else 0
+                busy = busy + 1 if nothing_to_do and not quiet else 0
                 if busy == 2:
                     return f"over {kernel.SPINNING:.0%} of a core with nothing to do"
             return f"not idle once in {3 * PATIENCE} s"
