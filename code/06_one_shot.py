@@ -119,7 +119,7 @@ def serve(listener):
             for _ in workers:
                 ready.put(None)
             for worker in workers:
-                worker.join(1)
+                worker.join(0.5)
 
 
 def main():

@@ -118,6 +118,96 @@ def test_those_that_stay(act, starts):
             assert connection.recv(65536).startswith(starts)
 
 
+def sent(talk):
+    """How many bytes a conversation has sent so far."""
+    return sum(count for _, what, count in talk.events if what == "sent")
+
+
+def take(connection, count):
+    """Receive so many bytes and no more."""
+    connection.settimeout(5)
+    while count:
+        data = connection.recv(min(count, 65536))
+        assert data, "it ended too early"
+        count -= len(data)
+
+
+def test_it_sends_on_until_it_rests():
+    with Listener() as listener, Conversation(listener.address) as talk:
+        connection, _ = listener.socket.accept()
+        before = set(threading.enumerate())
+        talk.rest()  # there is nothing to end
+        taken = 0
+        for _ in range(2):  # it can begin again
+            more = sent(talk) - taken + 100_000
+            talk.send_on(b"x" * 1000)
+            take(connection, more)
+            taken += more
+            talk.rest()
+            assert set(threading.enumerate()) <= before
+            assert talk.socket.gettimeout() == talk.seconds
+        take(connection, sent(talk) - taken)
+        talk.close()
+        assert connection.recv(1) == b""
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("leave", "end"), [(Conversation.close, "closed"), (Conversation.reset, "reset")]
+)
+def test_leaving_ends_sending_on_at_once(leave, end):
+    """Nobody reads, so it is stuck in a send, which has five seconds."""
+    with Listener() as listener:
+        before = set(threading.enumerate())
+        talk = Conversation(listener.address)
+        talk.send_on(b"x" * 65536)
+        lab.until(lambda: talk.events[-1][0] < time.monotonic() - 0.2)
+        began = time.monotonic()
+        leave(talk)
+        assert time.monotonic() - began < 2
+        assert set(threading.enumerate()) <= before
+        data, how = listener.all_that_comes()
+        assert how == end
+        assert len(data) == sent(talk) or how == "reset"
+
+
+def test_sending_on_survives_the_peers_reset():
+    with Listener() as listener, Conversation(listener.address) as talk:
+        connection, _ = listener.socket.accept()
+        before = set(threading.enumerate())
+        talk.send_on(b"x" * 1000)
+        take(connection, 100_000)
+        clients.reset(connection)
+        lab.until(lambda: set(threading.enumerate()) <= before)
+        talk.rest()
+        assert talk.socket.gettimeout() == talk.seconds
+
+
+def test_one_that_sends_without_pause_goes_on_when_its_act_is_over():
+    with Listener() as listener, Conversation(listener.address) as talk:
+        connection, _ = listener.socket.accept()
+        act = threading.Thread(target=clients.sends_without_pause, args=[talk, Stopped()])
+        act.start()
+        take(connection, 2_500_000)
+        act.join()
+        take(connection, 10_000_000)
+        talk.rest()
+        assert not talk.has_said_all
+        connection.close()
+
+
+def test_it_has_said_all_as_soon_as_it_only_listens():
+    with Listener() as listener, Conversation(listener.address) as talk:
+        talk.send(clients.REQUEST)
+        assert not talk.has_said_all
+        thread = threading.Thread(target=talk.read_all)
+        thread.start()
+        lab.until(lambda: talk.has_said_all)
+        assert thread.is_alive(), "nobody has answered yet"
+        listener.socket.accept()[0].close()
+        thread.join()
+
+
 def segments_in(connection):
     """Segments that an accepted connection has received, the SYN included: TCP_INFO, tcp(7)."""
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)

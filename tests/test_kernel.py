@@ -278,6 +278,44 @@ def test_one_running_thread_is_enough_to_be_awake(serving):
         lab.until(lambda: len(kernel.threads(server.pid)) == 5)
         lab.until_blocked(server.pid, "accept4")
         assert not any(kernel.is_asleep(server.pid) for _ in range(20))
+        assert not any(kernel.is_at_rest(server.pid) for _ in range(20))
+
+
+def test_at_rest_with_so_many_sockets():
+    with Server(LOOP) as server:
+        lab.until_at_rest(server.pid)
+        lab.until_at_rest(server.pid, 1)
+        assert not kernel.is_at_rest(server.pid, 2)
+        with pytest.raises(TimeoutError):
+            lab.until_at_rest(server.pid, 2, seconds=0.05)
+        with lab.Conversation(server.address):
+            lab.until_at_rest(server.pid, 2)
+            assert kernel.is_at_rest(server.pid) and not kernel.is_at_rest(server.pid, 1)
+
+
+def test_not_at_rest_with_something_unread(serving):
+    """Bytes in a receive queue: it sleeps, and will read them at some time or other."""
+    path = serving("def serve(listener):\n    accepted = listener.accept()\n    time.sleep(60)\n")
+    with Server(path) as server, lab.Conversation(server.address) as talk:
+        lab.until_blocked(server.pid, "clock_nanosleep")
+        assert kernel.is_at_rest(server.pid)
+        talk.send(b"x")
+        lab.until(lambda: not kernel.queues_of(talk.socket)[1])  # it has arrived
+        assert kernel.is_asleep(server.pid) and not kernel.is_at_rest(server.pid)
+
+
+def test_not_at_rest_with_somebody_at_the_door(serving):
+    with Server(serving("def serve(listener):\n    time.sleep(60)\n")) as server:
+        lab.until_at_rest(server.pid)
+        with lab.Conversation(server.address):
+            lab.until(lambda: kernel.find_socket(server.address).unread)
+            assert kernel.is_asleep(server.pid) and not kernel.is_at_rest(server.pid)
+
+
+def test_not_at_rest_if_it_wakes_up_between_two_looks(monkeypatch):
+    looks = iter([True, False])
+    monkeypatch.setattr(kernel, "is_asleep", lambda pid: next(looks))
+    assert not kernel.is_at_rest(os.getpid())
 
 
 def test_files_by_their_kind():
@@ -307,8 +345,8 @@ def test_everything_that_has_ended_says_so_alike():
         lab.until(lambda: kernel.has_ended(server.pid))
         for question in (
             kernel.blocked_in, kernel.threads, kernel.is_asleep, kernel.descriptors,
-            kernel.memory, lambda pid: kernel.files(pid, "socket"),
-            lambda pid: kernel.sockets(pid=pid),
+            kernel.memory, kernel.is_at_rest, lab.until_at_rest,
+            lambda pid: kernel.files(pid, "socket"), lambda pid: kernel.sockets(pid=pid),
         ):  # fmt: skip
             with pytest.raises(ProcessLookupError, match="has ended"):
                 question(server.pid)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import lab
-from conftest import BOOK
+from conftest import BOOK, FRAME
 from lab.clients import plain_get
 
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
@@ -326,3 +326,64 @@ def serve(listener):
     calls = [call["call"] for call in run.recording["calls"]]
     for name in ("register", "poll", "accept", "recv", "send", "unregister", "close"):
         assert name in calls
+
+
+WORKER = """
+    import queue, sqlite3
+    def work(ready):
+        database = sqlite3.connect(":memory:")
+        database.create_function("pause", 1, time.sleep)
+        with ready.get() as connection:
+            database.execute("SELECT pause(?)", [0.1])
+            connection.sendall(ANSWER)
+    def serve(listener):
+        ready = queue.SimpleQueue()
+        worker = threading.Thread(target=work, args=[ready], name="worker")
+        worker.start()
+        connection, _ = listener.accept()
+        connection.recv(1024)
+        ready.put(connection)
+        worker.join()
+"""
+
+
+def test_a_worker_is_seen_to_wait_in_a_queue_and_in_a_query(serving):
+    with lab.record(serving(WORKER)) as run:
+        talk = run.talk("only")
+        lab.until_at_rest(run.server.pid, 2)
+        blocked_from = time.monotonic()
+        lab.until(lambda: time.monotonic() > blocked_from + 0.1)
+        plain_get(talk, run.server)
+        run.server.wait()
+    (get,), (execute,) = calls(run, "get"), calls(run, "execute")
+    for call in (get, execute):
+        assert call["thread"] == "worker" and 0.1 <= call["took"] < 5
+        assert f".{call['call']}(" in run.recording["source"][call["line"] - 1]
+    assert execute["given"] == ["SELECT pause(?)", [0.1]]
+    assert get["t"] + get["took"] <= execute["t"]
+
+
+POOL = """
+from concurrent.futures import ThreadPoolExecutor
+def answer(connection):
+    with connection:
+        connection.recv(1024)
+        connection.sendall(ANSWER)
+def serve(listener):
+    with ThreadPoolExecutor(1, "pool") as pool:
+        pool.submit(answer, listener.accept()[0]).result()
+"""
+
+
+def test_a_module_of_the_servers_folder_is_recorded_and_a_library_is_not(write):
+    """A variant of a server imports it; the pool, whose thread waits in a queue, is a library's."""
+    write(FRAME + POOL, "pool.py")
+    path = write("import pool\npool.main()\n", "variant.py")
+    with lab.record(path) as run:
+        plain_get(run.talk("only"), run.server)
+        run.server.wait()
+    of_threads = {"MainThread": [], "pool_0": []}
+    for call in calls(run):
+        of_threads[call["thread"]].append((call["call"], call["line"]))
+    assert of_threads["pool_0"] == [("recv", None), ("sendall", None), ("close", None)]
+    assert ("accept", 2) in of_threads["MainThread"], "the variant's own line"

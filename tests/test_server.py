@@ -5,8 +5,10 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -327,6 +329,13 @@ def test_until_says_what_it_waited_for():
         lab.until(lambda: False, 0.01, what="a miracle")
 
 
+@pytest.mark.parametrize(("count", "what"), [(None, "to rest$"), (7, "to rest with 7 sockets$")])
+def test_waiting_for_rest_says_what_it_waited_for(count, what):
+    with Server(LOOP) as server, server.paused(), lab.Conversation(server.address):
+        with pytest.raises(TimeoutError, match=f"waited 0.05 s for process {server.pid} {what}"):
+            lab.until_at_rest(server.pid, count, seconds=0.05)
+
+
 def test_waiting_for_output_that_never_comes():
     with (
         Server(LOOP) as server,
@@ -351,3 +360,41 @@ def serve(listener):
             server.close_console()
             server.close_console()
             lab.until_blocked(server.pid, "clock_nanosleep")
+
+
+KEEPS_A_FILE = """
+    import tempfile
+    def serve(listener):
+        with tempfile.NamedTemporaryFile() as file:
+            print(file.name, flush=True)
+            listener.accept()
+"""
+
+
+def test_what_a_killed_server_leaves_in_its_scratch_folder_is_removed(serving):
+    with Server(serving(KEEPS_A_FILE)) as server:
+        server.wait_for("\n", times=2)
+        left = Path(server.output().strip())
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        assert left.exists(), "it had no time to remove it"
+    assert not left.exists() and not left.parent.exists()
+
+
+def test_every_server_has_a_scratch_folder_of_its_own(serving):
+    path = serving(KEEPS_A_FILE)
+    with Server(path) as one, Server(path) as other:
+        folders = [Path(psutil.Process(each.pid).environ()["TMPDIR"]) for each in (one, other)]
+        assert len({*folders, Path(tempfile.gettempdir())}) == 3
+        for server, folder in zip((one, other), folders, strict=True):
+            server.wait_for("\n", times=2)
+            assert Path(server.output().strip()).parent == folder
+
+
+def test_no_scratch_folder_is_left_by_a_failed_start(write, tmp_path, monkeypatch):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(ServerError):
+        Server(write("1 / 0\n"))
+    assert not list(folder.iterdir())

@@ -60,6 +60,24 @@ def test_tables_escape_what_they_show():
     assert "&lt;th&gt;" in html and "&lt;td&gt;" in html
 
 
+def test_a_ledger_has_a_dot_for_each_poll():
+    rows = [
+        ("two <bytes> arrive", [[True, True, False], [True, False, False]]),
+        ("they are read", [[False, False], [False, True]]),
+    ]
+    page = show.ledger(["level", "edge"], rows).data
+    cells = re.findall(r'<td><span role="img" aria-label="(.*?)">(.*?)</span></td>', page)
+    assert [(said, re.sub("<.*?>", "", marks)) for said, marks in cells] == [
+        ("2 of 3 polls report it", "●●○"),
+        ("1 of 3 polls report it", "●○○"),
+        ("0 of 2 polls report it", "○○"),
+        ("1 of 2 polls report it", "○●"),
+    ]
+    assert cells[1][1] == "<b>●</b><i>○</i><i>○</i>"
+    assert "<th>level</th><th>edge</th>" in page and "two &lt;bytes&gt; arrive" in page
+    assert page.count('class="lab-table lab-dots"') == 1
+
+
 def test_difference_shows_what_changed_and_only_that(tmp_path):
     old, new = tmp_path / "old.py", tmp_path / "new.py"
     same = [f"same = {n}" for n in range(20)]

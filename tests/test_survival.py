@@ -364,9 +364,11 @@ def test_a_small_leak_is_one(verdict):
 
 def test_the_act_is_repeated_as_often_as_is_said(verdict, tmp_path):
     counter = tmp_path / "count"
-    keep = f"connection.close(); open({str(counter)!r}, 'a').write('x')"
-    assert verdict(LEAKING.format(keep=keep)).word == "ok"
-    assert len(counter.read_text()) == 2 + 1 + survival.REPEATS
+    counts = f"connection.recv(1024); open({str(counter)!r}, 'a').write('x')"
+    text = LEAKING.format(keep="connection.close()").replace("connection.recv(1024)", counts)
+    assert verdict(text).word == "ok"
+    bystanders, for_set_up = 3, 1
+    assert len(counter.read_text()) == 1 + bystanders + for_set_up + survival.REPEATS
 
 
 HTTP = """
@@ -410,3 +412,105 @@ def serve(listener):
             connection.recv(1024)
 """
     assert str(verdict(dropping)) == "frozen: a bystander was dropped in 3 s"
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """A second of patience, for servers that freeze anyway."""
+    monkeypatch.setattr(survival, "PATIENCE", 1)
+
+
+AFTER_THE_FIRST = """
+def serve(listener):
+    awkward, _ = listener.accept()
+    with listener.accept()[0] as bystander:
+        bystander.recv(1024)
+        bystander.sendall(ANSWER)
+    awkward.recv(1024)
+    {then}
+    while True:
+        with listener.accept()[0] as connection:
+            connection.recv(1024)
+            connection.sendall(ANSWER)
+"""
+
+
+def test_frozen_for_the_late_bystander(verdict, hasty):
+    """The first one is served before the act begins; the act is over, and its client stays."""
+    act = clients.a_header_without_end
+    seen = verdict(AFTER_THE_FIRST.format(then="time.sleep(60)"), act)
+    assert str(seen) == "frozen: a bystander got nothing in 1 s"
+
+
+def test_not_frozen_if_the_late_bystander_is_served(verdict):
+    assert verdict(AFTER_THE_FIRST.format(then="pass"), clients.a_header_without_end).word == "ok"
+
+
+STRIKES = """
+kept = []
+def serve(listener):
+    for number in range(1000):
+        connection, _ = listener.accept()
+        request = connection.recv(1024)
+        if number > 9:
+            kept.append(connection)
+            continue
+        if request:
+            connection.sendall(ANSWER)
+        connection.close()
+"""
+
+
+def test_frozen_for_the_last_bystander(verdict, hasty):
+    """After ten clients it takes connections and answers none; that it keeps them is less."""
+    seen = verdict(STRIKES, clients.connects_and_closes)
+    assert str(seen) == "frozen: a bystander got nothing after 20 repeats"
+
+
+def test_not_leaking_if_it_grows_but_once(verdict):
+    """By a megabyte, with the tenth client: as the allocator of a thread may."""
+    keep = "connection.close(); kept.append(bytearray(b'x' * 1_000_000 * (len(kept) == 9)))"
+    assert verdict(LEAKING.format(keep=keep)).word == "ok"
+
+
+TAKES = """
+import select
+def take(connection):
+    data = connection.recv(1024)
+    until = time.monotonic() + 0.0005  # slower than it is sent
+    while time.monotonic() < until:
+        pass
+    return data
+def serve(listener):
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    watched = [listener]
+    while True:
+        for ready in select.select(watched, [], [])[0]:
+            if ready is listener:
+                watched.append(listener.accept()[0])
+                watched[-1].settimeout(0)
+                continue
+            try:
+                data = take(ready)
+                while data and {greedy}:
+                    data += take(ready)
+            except BlockingIOError:
+                pass
+            if data.startswith(b"GET"):
+                ready.sendall(ANSWER)
+            if not data.startswith(b"x"):
+                watched.remove(ready)
+                ready.close()
+"""
+
+
+def test_frozen_by_one_that_sends_without_pause(verdict, monkeypatch):
+    """It is drained to the end first, of which there is none."""
+    monkeypatch.setattr(survival, "PATIENCE", 2)
+    seen = verdict(TAKES.format(greedy=True), clients.sends_without_pause, survival.no_success)
+    assert seen.word == "frozen"
+
+
+def test_not_frozen_if_it_is_read_in_turns(verdict):
+    seen = verdict(TAKES.format(greedy=False), clients.sends_without_pause, survival.no_success)
+    assert seen.word == "ok"

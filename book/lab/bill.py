@@ -9,7 +9,8 @@ from .server import until, until_at_rest, until_blocked
 # What the recorder calls by Python's names, as the kernel does.
 SYSTEM_CALLS = {
     "poll": "epoll_wait", "register": "epoll_ctl", "modify": "epoll_ctl",
-    "unregister": "epoll_ctl", "accept": "accept4", "recv": "recvfrom", "send": "sendto",
+    "unregister": "epoll_ctl", "accept": "accept4", "recv": "recvfrom",
+    "recv_into": "recvfrom", "send": "sendto", "sendall": "sendto", "sendmsg": "sendmsg",
     "shutdown": "shutdown", "close": "close",
 }  # fmt: skip
 VISITS = 5
