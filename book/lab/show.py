@@ -189,7 +189,7 @@ def timeline(recording, title, alt, margin=0.04):
             axes.text(start - space, -place + 0.2, name, va="bottom", fontweight="bold")
         for place, client in enumerate(clients):
             _client_lane(axes, -place, client, used)
-        whose = _whose(recording)
+        whose = whose_calls(recording)
         for place, thread in enumerate(threads, len(clients)):
             calls = [call for call in recording["calls"] if call["thread"] == thread]
             last = calls[-1]
@@ -242,7 +242,7 @@ def _named(recording):
         yield call, names
 
 
-def _whose(recording):
+def whose_calls(recording):
     """Whose socket a call was on: {(time, thread) of the call: the client's name}."""
     return {
         (call["t"], call["thread"]): names[call["fd"]]
