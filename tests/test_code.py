@@ -21,10 +21,7 @@ from conftest import BOOK, ROOT
 from lab import chapters
 
 SERVERS = sorted((ROOT / "code").glob("*.py"))
-FOUR, FIVE, SIX = (
-    ROOT / "code" / f"{name}.py"
-    for name in ("04_level_triggered", "05_edge_triggered", "06_one_shot")
-)
+FOUR, FIVE, SIX, SEVEN, EIGHT, NINE = SERVERS[3:9]
 
 
 def run(path, *arguments, **options):
@@ -68,7 +65,7 @@ def test_it_fits_a_page(path):
 
 def test_main_is_the_same_in_all():
     def tail(path):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").replace("    BACKLOG = take_backlog()\n", "")
         return text[text.index("\ndef main():") :]
 
     assert len({tail(path) for path in SERVERS}) == 1
@@ -77,12 +74,35 @@ def test_main_is_the_same_in_all():
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
 @pytest.mark.parametrize(
     "arguments",
-    [["x"], ["-1"], ["65536"], ["8e3"], ["9" * 5000], ["²"], [""], ["1", "2"]],
+    [["x"], ["-1"], ["65536"], ["8e3"], ["9" * 5000], ["²"], [""], ["1", "2", "3"]],
 )
 def test_a_bad_port_is_one_line_and_status_2(path, arguments):
     done = run(path, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r".*: give one port, a number from 0 .* to 65535\n", done.stderr)
+
+
+@pytest.mark.parametrize("path", [path for path in SERVERS if path != SEVEN], ids=lambda p: p.stem)
+def test_a_second_argument_is_one_too_many(path):
+    done = run(path, "0", "2")
+    assert (done.returncode, done.stdout) == (2, "") and "give one port" in done.stderr
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "65536", "9" * 5000, "²", "", "1e3"])
+def test_a_bad_length_of_the_queue_is_one_line_and_status_2(length):
+    done = run(SEVEN, "0", length)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r".*: the length of the queue is a number from 0 to 65535\n", done.stderr)
+
+
+@pytest.mark.parametrize(("length", "limit"), [(None, 1), (0, 0), (5, 5), (65535, None)])
+def test_the_queue_is_as_long_as_it_is_told(length, limit):
+    """65535 is more than any system allows by default: it gets what there is."""
+    most = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    arguments = [] if length is None else [length]
+    with lab.server.Server(SEVEN, *arguments) as server:
+        expected = min(65535, most) if limit is None else limit
+        assert lab.kernel.accept_queue(server.address) == (0, expected)
 
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)

@@ -66,13 +66,23 @@ def test_the_accept_queue_agrees_with_ss():
             check=True,
         ).stdout.split()
         assert kernel.queues_of(listener) == (3, 7) == (int(words[1]), int(words[2]))
+        assert kernel.accept_queue(listener.getsockname()) == (3, 7)
         for client in clients:
             client.close()
 
 
 def test_ipv6_addresses():
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
-        assert kernel.find_socket(listener.getsockname()).local[0] == "::1"
+    with socket.create_server(("::1", 0), family=socket.AF_INET6, backlog=7) as listener:
+        address = listener.getsockname()[:2]
+        assert kernel.find_socket(address).local[0] == "::1"
+        assert kernel.accept_queue(address) == (0, 7)
+
+
+def test_nobody_listens_there():
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError, match="nobody listens on 127.0.0.1:"):
+            kernel.accept_queue(bound.getsockname())
 
 
 def test_states_and_queues_of_our_own():

@@ -7,7 +7,6 @@ import re
 import resource
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -277,11 +276,6 @@ def test_a_registration_that_a_duplicate_keeps(serving):
     assert f"{number} for IN: listening on" in str(view)
     assert f"1 socket ({number}) closed here, but watched by epoll {epoll}" in said(view)
     assert f"{number} for IN: watched, but closed here" in str(view)
-
-
-def test_the_limit_of_an_accept_queue_of_ipv6():
-    with socket.create_server(("::1", 0), family=socket.AF_INET6, backlog=7) as listener:
-        assert look.accept_limits()[os.fstat(listener.fileno()).st_ino] == 7
 
 
 # Three clients: one watched for nothing, one that does not read, one that leaves.

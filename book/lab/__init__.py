@@ -3,9 +3,10 @@
 server    a server in a background process         kernel    what the kernel says of it
 clients   a plain client, and the awkward ones     record    everything a run did, on one clock
 survival  every server against every client        show      figures and tables
-crowd     thousands of silent clients              look      at any process, by its number
-tracer    the system calls that it makes           bill      what a visit costs
-check     exercises and claims                     chapters  the notebooks themselves
+crowd     thousands of silent clients              callers   many that ask, from one thread
+look      at any process, by its number            tracer    the system calls that it makes
+bill      what a visit costs                       check     exercises and claims
+chapters  the notebooks themselves
 """
 
 import select
@@ -27,7 +28,7 @@ if _ipython and _ipython.get_ipython() and Path.cwd().resolve() != _BOOK:
     )
 (_BOOK / "run").mkdir(exist_ok=True)
 
-from . import bill, clients, kernel, server, show, survival  # noqa: E402
+from . import bill, callers, clients, kernel, server, show, survival  # noqa: E402
 from .check import CLAIM_WORDS, check, claims, proofs, verdicts  # noqa: E402
 from .clients import Conversation, get  # noqa: E402
 from .crowd import Crowd  # noqa: E402
@@ -37,7 +38,7 @@ from .record import record  # noqa: E402
 from .server import start, stop_all, until, until_at_rest, until_blocked  # noqa: E402
 
 __all__ = [
-    "CLAIM_WORDS", "Conversation", "Crowd", "bill", "check", "claims", "clients", "free_port",
-    "get", "kernel", "look", "proofs", "record", "server", "show", "start", "stop_all", "survival",
-    "until", "until_at_rest", "until_blocked", "verdicts",
+    "CLAIM_WORDS", "Conversation", "Crowd", "bill", "callers", "check", "claims", "clients",
+    "free_port", "get", "kernel", "look", "proofs", "record", "server", "show", "start", "stop_all",
+    "survival", "until", "until_at_rest", "until_blocked", "verdicts",
 ]  # fmt: skip

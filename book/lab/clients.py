@@ -255,6 +255,23 @@ def two_at_once(talk, server):
     other.read_all()
 
 
+TOGETHER = 10
+
+
+def ten_while_it_is_busy(talk, server):
+    """Nine more connect while the server is stopped, as far as they are let in; then all ask."""
+    patience, talk.seconds = talk.seconds, 0.05  # who is not let in now would be in a second
+    with server.paused(), contextlib.suppress(TimeoutError):
+        while len(talk.others) < TOGETHER - 1:
+            talk.another()
+    together = (talk, *talk.others)
+    for each in together:
+        each.seconds = patience
+        each.send(REQUEST)
+    for each in together:
+        each.read_all()
+
+
 def says_nothing(talk, server):
     """Connects, says nothing and stays."""
 

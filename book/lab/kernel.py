@@ -1,12 +1,12 @@
 """What the kernel says of a process and its sockets, without privileges.
 
-Everything here is read from /proc, from `getsockopt(TCP_INFO)` or by `ioctl`. A process may look at
-its own children, and at others of the same user where ptrace(2) is not restricted further. The
-recorder imports this module into the recorded process as well, so it needs nothing but the standard
-library.
+Everything here is read from /proc, from `getsockopt(TCP_INFO)`, by `ioctl`, or by sock_diag(7). A
+process may look at its own children, and at others of the same user where ptrace(2) is not
+restricted further. The recorder imports this module into the recorded process as well, so it needs
+nothing but the standard library.
 
-Sources: proc(5), tcp(7), epoll(7); the columns of /proc/net/tcp are those of `get_tcp4_sock` in
-net/ipv4/tcp_ipv4.c.
+Sources: proc(5), tcp(7), epoll(7), include/uapi/linux/inet_diag.h; the columns of /proc/net/tcp are
+those of `get_tcp4_sock` in net/ipv4/tcp_ipv4.c.
 """
 
 import contextlib
@@ -278,6 +278,52 @@ def find_socket(local, remote=None):
     )
 
 
+def listeners():
+    """Who listens on this machine: (address, inode, clients waiting, limit) of each TCP socket.
+
+    From sock_diag(7), which tells the limit, as /proc does not. Raises OSError if it fails.
+    """
+    listening = 1 << STATES.index("LISTEN")
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 4) as diag:  # NETLINK_SOCK_DIAG
+        diag.settimeout(1)
+        for family in (socket.AF_INET, socket.AF_INET6):
+            # struct nlmsghdr: SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP; inet_diag_req_v2
+            asked = (72, 20, 0x301, 1, 0, family, socket.IPPROTO_TCP, 0, listening)
+            diag.send(struct.pack("=IHHIIBBBxI48x", *asked))
+            data, kind = b"", 20
+            while kind == 20:  # else NLMSG_DONE, or NLMSG_ERROR
+                data = data or diag.recv(1 << 18)
+                length, kind = struct.unpack_from("=IH", data)
+                if kind == 20:  # struct inet_diag_msg
+                    (port,) = struct.unpack_from(">H", data, 20)
+                    packed = data[24 : 28 if family == socket.AF_INET else 40]
+                    waiting, limit, _, inode = struct.unpack_from("=4I", data, 72)
+                    yield (socket.inet_ntop(family, packed), port), inode, waiting, limit
+                data = data[(length + 3) // 4 * 4 :]
+
+
+def accept_queue(address):
+    """(clients waiting, limit) of a listening socket, whoever has it.
+
+    address: (host, port). Raises ConnectionRefusedError when nobody listens there, OSError when
+    sock_diag(7) does not answer.
+    """
+    for local, _, waiting, limit in listeners():
+        if local == address:
+            return waiting, limit
+    raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens on {}:{}".format(*address))
+
+
+def counter(name, group="TcpExt"):
+    """One of the counters of /proc/net/netstat, as `nstat -az` shows them: ListenOverflows.
+
+    They are the whole machine's (its network namespace's), and only grow. Raises KeyError.
+    """
+    lines = Path("/proc/net/netstat").read_text().splitlines()
+    names, numbers = (line.split()[1:] for line in lines if line.startswith(f"{group}: "))
+    return int(dict(zip(names, numbers, strict=True))[name])
+
+
 def descriptors(pid):
     """How many descriptors a process has open. Raises ProcessLookupError when it has ended."""
     with still_there(pid):
@@ -306,14 +352,38 @@ def allow_descriptors(pid=0):
     return hard
 
 
+# struct tcp_info, include/uapi/linux/tcp.h: where a field begins, and its format. Of a listening
+# socket, unacked and sacked are the length and the limit of its queue: net/ipv4/tcp.c.
+INFO_FIELDS = {
+    "state": (0, "B"), "retransmits": (2, "B"), "unacked": (24, "I"), "sacked": (28, "I"),
+    "data_segs_in": (152, "I"), "data_segs_out": (156, "I"),
+}  # fmt: skip
+
+
+def tcp_info(sock, field):
+    """One field of TCP_INFO of one of our own sockets, by its name without `tcpi_`, tcp(7)."""
+    offset, form = INFO_FIELDS[field]
+    size = offset + struct.calcsize(form)
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
+    return struct.unpack_from(form, info, offset)[0]
+
+
 def state_of(sock):
-    """The TCP state of one of our own sockets: the first byte of TCP_INFO, tcp(7)."""
-    return STATES[sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]]
+    """The TCP state of one of our own sockets."""
+    return STATES[tcp_info(sock, "state")]
 
 
 def unread(sock):
     """How many bytes one of our own sockets, of any kind, has received that were not read."""
     return _bytes(sock, termios.FIONREAD)
+
+
+SIOCOUTQNSD = 0x894B  # include/uapi/linux/sockios.h
+
+
+def not_sent(sock):
+    """How many bytes one of our own sockets has in its send buffer that were not sent even once."""
+    return _bytes(sock, SIOCOUTQNSD)
 
 
 def _bytes(sock, question):
@@ -323,9 +393,28 @@ def _bytes(sock, question):
 def queues_of(sock):
     """(unread, unsent) of one of our own sockets: bytes; of a listening one, waiting and limit."""
     if state_of(sock) == "LISTEN":
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
-        return struct.unpack_from("=II", info, 24)  # tcpi_unacked, tcpi_sacked: net/ipv4/tcp.c
+        return tcp_info(sock, "unacked"), tcp_info(sock, "sacked")
     return _bytes(sock, termios.FIONREAD), _bytes(sock, termios.TIOCOUTQ)
+
+
+def arrivals(sock, size, seconds=1, quick=None):
+    """Watch data arrive at one of our own sockets, which nobody reads: [(when, segments, bytes)].
+
+    Ends when so many bytes are there, or after so many seconds. when: on the monotonic clock, to
+    half a millisecond or so. Segments are those with data, as TCP_INFO counts them, tcp(7).
+    quick: hold the socket to acknowledge late (0) or at once (1), which it forgets by itself.
+    """
+    found, end = [], time.monotonic() + seconds
+    segments, there = tcp_info(sock, "data_segs_in"), unread(sock)
+    while there < size and (now := time.monotonic()) < end:
+        if quick is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, quick)
+        if (count := unread(sock)) > there:
+            number = tcp_info(sock, "data_segs_in")
+            found.append((now, number - segments, count - there))
+            segments, there = number, count
+        time.sleep(0.0002)
+    return found
 
 
 EVENTS = {

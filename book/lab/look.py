@@ -8,7 +8,7 @@ What is seen is kept in a View, and the findings follow from that alone. A momen
 tell what was so at both ends of a window. Looking changes nothing: /proc is read, and sock_diag(7)
 asked. Only if the process is busy in both halves of the window is a thread of it traced, briefly.
 
-Sources: proc(5), epoll(7), poll(2), select(2), sock_diag(7); include/uapi/linux/inet_diag.h.
+Sources: proc(5), epoll(7), poll(2), select(2).
 """
 
 import collections
@@ -17,8 +17,6 @@ import os
 import re
 import resource
 import select
-import socket
-import struct
 import sys
 import textwrap
 import time
@@ -170,7 +168,9 @@ def _read(pid, name):
 
 def _files(pid):
     """The open files of a process: {descriptor: File}."""
-    rows, limits, files = {row.inode: row for row in kernel.sockets()}, accept_limits(), {}
+    rows, limits, files = {row.inode: row for row in kernel.sockets()}, {}, {}
+    with contextlib.suppress(OSError):  # without sock_diag(7), their limits are unknown
+        limits = {inode: limit for _, inode, _, limit in kernel.listeners()}
     for fd in sorted(map(int, os.listdir(f"/proc/{pid}/fd"))):
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             text = os.readlink(f"/proc/{pid}/fd/{fd}")
@@ -184,27 +184,6 @@ def _files(pid):
                 text = re.sub(r"anon_inode:|:?\[\d+\]|[][]", "", text)
             files[fd] = File(text, inode, row, limits.get(inode))
     return files
-
-
-def accept_limits():
-    """The limits of this machine's accept queues: {inode: limit}. Empty if sock_diag(7) fails."""
-    limits, listening = {}, 1 << kernel.STATES.index("LISTEN")
-    with contextlib.suppress(OSError):
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 4) as diag:  # NETLINK_SOCK_DIAG
-            diag.settimeout(1)
-            for family in (socket.AF_INET, socket.AF_INET6):
-                # struct nlmsghdr: SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP; inet_diag_req_v2
-                asked = (72, 20, 0x301, 1, 0, family, socket.IPPROTO_TCP, 0, listening)
-                diag.send(struct.pack("=IHHIIBBBxI48x", *asked))
-                data, kind = b"", 20
-                while kind == 20:  # else NLMSG_DONE, or NLMSG_ERROR
-                    data = data or diag.recv(1 << 18)
-                    length, kind = struct.unpack_from("=IH", data)
-                    if kind == 20:  # struct inet_diag_msg
-                        limit, _, inode = struct.unpack_from("=3I", data, 76)
-                        limits[inode] = limit
-                    data = data[(length + 3) // 4 * 4 :]
-    return limits
 
 
 def _sample(pid):

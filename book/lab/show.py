@@ -66,6 +66,16 @@ border:1px solid currentColor}
 .lab-marks :is(td,th):not(:first-child){text-align:center !important}
 .lab-dots td:not(:first-child){white-space:nowrap;letter-spacing:.15em}
 .lab-dots b{color:#2f6db5}.lab-dots i{opacity:.45;font-style:normal}
+.lab-signs{display:none}
+@media (max-width:600px){
+.lab-matrix :is(td,th){padding:.3em .1em !important}
+.lab-matrix td:first-child{font-size:.85em;line-height:1.25}
+.lab-matrix :is(td,th):not(:first-child){text-align:center !important}
+.lab-matrix .lab-pill{font-size:0;border:none;padding:0}
+.lab-matrix .lab-pill::before{content:attr(data-sign);font-size:17px;font-weight:600}
+.lab-matrix a{text-decoration:none}
+.lab-signs{display:block;font-size:.85em}
+}
 .lab-marks th small{writing-mode:vertical-rl;transform:rotate(180deg)}
 </style>"""
 
@@ -165,6 +175,7 @@ MARKS = {
     "reset it": ("X", RED, "resets"),
 }
 ASLEEP = 0.002  # seconds: a shorter call is drawn as running
+SHUT_OUT = 0.5  # seconds: whoever takes so long to connect has sent his SYN twice
 
 
 def timeline(recording, title, alt, margin=0.04):
@@ -216,11 +227,16 @@ def _client_lane(axes, y, client, used):
     """One client: a thin line while it is there, a thick one while it waits for an answer."""
     events = client["events"]
     axes.plot([events[0][0], events[-1][0]], [y, y], color=INK, lw=1)
-    asked = None
-    for t, what, _ in events:
+    asked, calls = None, events[0][0]
+    for number, (t, what, _) in enumerate(events):
+        if what == "connected" and t - calls > SHUT_OUT:
+            line = axes.plot([calls, t], [y, y], color=RED, lw=4, solid_capstyle="butt")
+            used.setdefault("is not let in", line[0])
+            line[0].set_label("is not let in")
+        following = events[number + 1][1] if number + 1 < len(events) else ""
         if what == "sent":
             asked = t if asked is None else asked
-        elif asked is not None and what != "half-closed":
+        elif asked is not None and what != "half-closed" and (what, following) != ("got", "got"):
             line = axes.plot([asked, t], [y, y], color=ORANGE, lw=4, solid_capstyle="butt")
             used.setdefault("waits", line[0])
             line[0].set_label("waits")
@@ -311,11 +327,17 @@ STEPS = {
 
 
 KINDS = {"ok": "good", "ends": "good", "n/a": "none"}
+# What a phone shows instead of the word, where a matrix has many columns.
+SIGNS = {
+    "ok": "✓", "ends": "▪", "dead": "†", "frozen": "∗", "spinning": "↻", "leaking": "◔",
+    "wrong": "≠", "n/a": "–",
+}  # fmt: skip
 
 
 def pill(word, kind):
     """A verdict as HTML. kind: good, warn, bad or none."""
-    return f'<span class="lab-pill lab-{kind}">{html.escape(word)}</span>'
+    sign = f' data-sign="{SIGNS[word]}"' if word in SIGNS else ""
+    return f'<span class="lab-pill lab-{kind}"{sign}>{html.escape(word)}</span>'
 
 
 def matrix(verdicts, rows=None, columns=None):
@@ -328,7 +350,13 @@ def matrix(verdicts, rows=None, columns=None):
         shown = pill(word, KINDS.get(word, "bad"))
         return HTML(link(row.chapter, shown) if row.chapter and word not in KINDS else shown)
 
-    return table(header, [[row.name, *(cell(row, column) for column in columns)] for row in rows])
+    shown = table(header, [[row.name, *(cell(row, column) for column in columns)] for row in rows])
+    if len(columns) <= 4:
+        return shown
+    words = [word for word in SIGNS if word in {verdict.word for verdict in verdicts.values()}]
+    legend = " · ".join(f"{SIGNS[word]}&nbsp;{word}" for word in words)
+    signs = f'<p class="lab-signs">{legend}</p>'
+    return HTML(shown.data.replace("lab-table", "lab-table lab-matrix", 1) + signs)
 
 
 def link(chapter, inside, anchor=""):

@@ -86,6 +86,11 @@ def hello_each(talk):
     return hello(talk) and all(hello(other) for other in talk.others)
 
 
+def hello_all(talk):
+    """The same, and nobody was turned away."""
+    return hello_each(talk) and len(talk.others) == clients.TOGETHER - 1
+
+
 def hello_twice(talk):
     """Two answers in one conversation, and an orderly end."""
     answers = talk.answers()
@@ -137,6 +142,12 @@ ROWS = [
         "02_request_loop",
         excuse=lambda column: "it answers one client" if column.answers_once else "",
     ),
+    Row(
+        clients.ten_while_it_is_busy,
+        hello_all,
+        "07_backlog",
+        excuse=lambda column: "it answers one client" if column.answers_once else "",
+    ),
     Row(clients.says_nothing, whatever, "02_request_loop"),
     Row(clients.connects_and_closes, whatever, "02_request_loop"),
     Row(clients.half_a_request_then_closes, whatever, "02_request_loop"),
@@ -176,6 +187,9 @@ COLUMNS = [
     Column("04_level_triggered", "../code/04_level_triggered.py"),
     Column("05_edge_triggered", "../code/05_edge_triggered.py"),
     Column("06_one_shot", "../code/06_one_shot.py"),
+    Column("07_backlog", "../code/07_backlog.py"),
+    Column("08_cork", "../code/08_cork.py"),
+    Column("09_nodelay", "../code/09_nodelay.py"),
 ]
 
 
