@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -477,3 +478,154 @@ def test_signals_end_the_one_shot_server_quietly_under_load():
         for client in clients:
             client.join()
         assert (process.returncode, errors) == (0, "")
+
+
+KEPT = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CLOSING = KEPT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+ANSWER_SIZE = 78
+pipelining = pytest.mark.parametrize("path", [EIGHT, NINE], ids=["08", "09"])
+
+
+def read_answers(talk, number):
+    """Receive until so many answers are there; the connection is kept."""
+    while len(talk.received) < number * ANSWER_SIZE:
+        assert talk.receive()
+    return talk.answers()
+
+
+@pipelining
+@pytest.mark.parametrize("number", [1, 2, 30, 1000])
+def test_pipelined_requests_are_all_answered(path, number):
+    with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
+        sender = threading.Thread(target=talk.send, args=[KEPT * (number - 1) + CLOSING])
+        sender.start()
+        talk.read_all()
+        sender.join()
+        answers = talk.answers()
+        assert len(answers) == number and all(map(lab.survival.is_hello, answers))
+        assert talk.ended == "closed"
+
+
+@pipelining
+def test_a_request_may_be_split_anywhere(path):
+    both = KEPT + CLOSING
+    with lab.server.Server(path) as server:
+        for at in range(1, len(both)):
+            with lab.Conversation(server.address) as talk:
+                talk.send(both[:at])
+                lab.until_at_rest(server.pid, 2)
+                talk.send(both[at:])
+                talk.read_all()
+                assert lab.survival.hello_twice(talk), at
+            lab.until_at_rest(server.pid, 1)
+
+
+@pipelining
+@pytest.mark.parametrize("last", [CLOSING, b"GET / HTTP/1.0\r\n\r\n", CLOSING.lower()])
+def test_nothing_is_answered_after_the_last(path, last):
+    with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
+        talk.send(KEPT + last.replace(b"http/1.1", b"HTTP/1.1") + KEPT)
+        talk.read_all()
+        assert len(talk.answers()) == 2
+
+
+@pipelining
+def test_a_kept_connection_is_given_up_when_its_client_leaves(path):
+    with lab.server.Server(path) as server:
+        for _ in range(20):
+            with lab.Conversation(server.address) as talk:
+                for number in (1, 2):
+                    talk.send(KEPT)
+                    read_answers(talk, number)
+                assert talk.ended is None
+            lab.until_at_rest(server.pid, 1)
+        assert lab.kernel.cpu_share(server.pid, 0.1) <= lab.kernel.SPINNING
+
+
+@pipelining
+def test_one_that_half_closes_gets_what_it_has_asked_for(path):
+    with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
+        with server.paused():
+            talk.send(KEPT * 3)
+            talk.half_close()
+        talk.read_all()
+        assert len(talk.answers()) == 3 and talk.ended == "closed"
+        lab.until_at_rest(server.pid, 1)
+
+
+@pipelining
+def test_a_client_that_does_not_read_stops_nobody(path):
+    with lab.server.Server(path) as server, lab.Conversation(server.address) as deaf:
+        deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        deaf.send_on(KEPT * 20)
+        lab.until(lambda: sum(count for _, _, count in deaf.events) > 500_000, 5)
+        assert lab.survival.is_hello(lab.get(server.address))
+        deaf.rest()
+
+
+def segments_of(path, request, number):
+    """(segments of data that a client gets, the calls on its socket), of pipelined answers."""
+    with lab.record(path) as run:
+        talk = run.talk("client")
+        lab.until_at_rest(run.server.pid, 2)
+        talk.send(request)
+        read_answers(talk, number)
+        segments = lab.kernel.tcp_info(talk.socket, "data_segs_in")
+    accepts = [call["got"] for call in run.recording["calls"] if call["call"] == "accept"]
+    fd = accepts[0][0]["fd"]
+    return segments, [call for call in run.recording["calls"] if call["fd"] == fd]
+
+
+def test_the_cork_is_in_before_the_first_piece_and_out_after_the_last():
+    segments, calls = segments_of(EIGHT, KEPT * 5, 5)
+    assert segments == 1
+    cork = [socket.IPPROTO_TCP, socket.TCP_CORK]
+    spelled = [call["given"] if call["call"] == "setsockopt" else call["call"] for call in calls]
+    assert [*cork, True] in spelled and [*cork, False] in spelled
+    first, last = spelled.index([*cork, True]), spelled.index([*cork, False])
+    assert spelled[first + 1 : last] == ["send"] * 15
+    assert "send" not in spelled[:first] + spelled[last:]
+
+
+def test_an_answer_is_never_kept_back_by_the_cork():
+    with lab.server.Server(EIGHT) as server, lab.Conversation(server.address) as talk:
+        took = []
+        for number in range(1, 21):
+            began = time.monotonic()
+            talk.send(KEPT)
+            read_answers(talk, number)
+            took.append(time.monotonic() - began)
+        assert sorted(took)[15] < 0.1
+
+
+def late_rounds(path, number=12):
+    """What rounds take, with a client that acknowledges late; seconds, sorted."""
+    with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
+        took = []
+        for each in range(1, number + 1):
+            began = time.monotonic()
+            talk.send(KEPT)
+            while len(talk.received) < each * ANSWER_SIZE:
+                talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+                talk.receive()
+            took.append(time.monotonic() - began)
+    return sorted(took)
+
+
+def test_no_piece_waits_for_an_acknowledgement(tmp_path):
+    """And without the option it does."""
+    text = NINE.read_text(encoding="utf-8")
+    without = tmp_path / "nagle.py"
+    without.write_text(text.replace("    send_at_once(listener)\n", ""))
+    assert without.read_text() != text
+    assert late_rounds(NINE)[8] < 0.02
+    assert late_rounds(without)[3] > 0.03
+
+
+def test_the_option_is_set_once_on_the_listener():
+    _, calls = segments_of(NINE, KEPT, 1)
+    assert "setsockopt" not in [call["call"] for call in calls]
+    with lab.record(NINE) as run:
+        lab.until_blocked(run.server.pid, "epoll_wait")
+    given = [call["given"] for call in run.recording["calls"] if call["call"] == "setsockopt"]
+    assert [socket.IPPROTO_TCP, socket.TCP_NODELAY, 1] in given

@@ -14,13 +14,14 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
 import lab
-from conftest import BOOK
+from conftest import BOOK, ROOT
 from lab import kernel
 from lab.clients import pair
 from lab.server import Server
@@ -360,3 +361,85 @@ def test_everything_that_has_ended_says_so_alike():
         ):  # fmt: skip
             with pytest.raises(ProcessLookupError, match="has ended"):
                 question(server.pid)
+
+
+def test_the_queue_of_somebody_else():
+    with Server(ROOT / "code" / "07_backlog.py", 2) as server:
+        assert kernel.accept_queue(server.address) == (0, 2)
+        with server.paused(), lab.Conversation(server.address):
+            assert kernel.accept_queue(server.address) == (1, 2)
+
+
+def test_listeners_are_those_that_listen():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        inodes = {local: inode for local, inode, _, _ in kernel.listeners()}
+        assert inodes[address] == os.fstat(listener.fileno()).st_ino
+        with lab.Conversation(address) as talk:
+            mine = talk.socket.getsockname()
+            assert mine not in {local for local, *_ in kernel.listeners()}
+    assert address not in {local for local, *_ in kernel.listeners()}
+
+
+def test_counters_count():
+    before = kernel.counter("ListenOverflows")
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        with lab.Conversation(listener.getsockname()):
+            outside = lab.callers.Caller(listener.getsockname())
+            assert kernel.counter("ListenOverflows") > before
+            outside.close()
+    assert kernel.counter("InOctets", "IpExt") > 0
+    with pytest.raises(KeyError):
+        kernel.counter("NoSuchCounter")
+
+
+def test_segments_are_counted_at_both_ends():
+    ours, theirs = pair()
+    with ours, theirs:
+        for number in range(1, 4):
+            ours.send(b"x")
+            lab.until(lambda number=number: kernel.unread(theirs) == number)
+            lab.until(lambda: not kernel.queues_of(ours)[1])
+        assert (
+            kernel.tcp_info(ours, "data_segs_out") == kernel.tcp_info(theirs, "data_segs_in") == 3
+        )
+        assert kernel.tcp_info(theirs, "data_segs_out") == 0
+
+
+def test_what_a_cork_keeps_is_not_sent():
+    ours, theirs = pair()
+    with ours, theirs:
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        ours.send(b"x" * 100)
+        assert (kernel.not_sent(ours), kernel.queues_of(ours)) == (100, (0, 100))
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        lab.until(lambda: kernel.queues_of(ours) == (0, 0))
+        assert kernel.not_sent(ours) == 0
+
+
+def test_arrivals_are_seen_one_by_one():
+    ours, theirs = pair()
+    with ours, theirs:
+        with ThreadPoolExecutor(1) as pool:
+            seen = pool.submit(kernel.arrivals, theirs, 30, 5)
+            for size in (10, 15, 5):
+                before = kernel.unread(theirs)
+                ours.send(b"x" * size)
+                lab.until(lambda there=before + size: kernel.unread(theirs) == there)
+                time.sleep(0.05)  # several times as long as between two looks
+        assert [size for _, _, size in seen.result()] == [10, 15, 5]
+        assert [segments for _, segments, _ in seen.result()] == [1, 1, 1]
+        times = [when for when, *_ in seen.result()]
+        assert times == sorted(times)
+        assert kernel.arrivals(theirs, 30) == [], "what was there before is no arrival"
+
+
+def test_arrivals_end_in_time_and_hold_the_acknowledgements():
+    ours, theirs = pair()
+    with ours, theirs:
+        began = time.monotonic()
+        assert kernel.arrivals(theirs, 1, 0.1, quick=0) == []
+        assert 0.1 <= time.monotonic() - began < 0.6
+        assert theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 0
+        assert kernel.arrivals(theirs, 1, 0.01, quick=1) == []
+        assert theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 1

@@ -93,17 +93,16 @@ def test_difference_shows_what_changed_and_only_that(tmp_path):
 
 
 def test_the_matrix_links_faults_to_the_chapters_that_explain_them():
-    rows, columns = survival.ROWS[:2] + survival.ROWS[3:4], survival.COLUMNS[1:2]
+    rows, columns = [*survival.ROWS[:2], survival.row("says nothing")], survival.COLUMNS[1:2]
     verdicts = {
         (row.name, columns[0].chapter): Verdict(word)
         for row, word in zip(rows, ("ok", "n/a", "frozen"), strict=True)
     }
     html = show.matrix(verdicts, rows, columns).data
     assert html.count("<tr>") == 4
-    assert 'lab-good">ok</span></td>' in html
-    assert (
-        '<a href="02_request_loop.ipynb"><span class="lab-pill lab-bad">frozen</span></a>' in html
-    )
+    assert 'lab-good" data-sign="✓">ok</span></td>' in html
+    frozen = '<span class="lab-pill lab-bad" data-sign="∗">frozen</span>'
+    assert f'<a href="02_request_loop.ipynb">{frozen}</a>' in html
 
 
 def test_the_steps_of_an_epoll_server():
@@ -136,3 +135,51 @@ def test_lanes_of_threads_are_numbered():
     for each in pictures(show.timeline(run.recording, "title", "alt").data):
         texts = {"".join(node.itertext()) for node in each.iter() if node.tag.endswith("text")}
         assert {"server, main thread", "server, thread 1", "server, thread 2"} <= texts
+
+
+def test_who_is_not_let_in_for_long_is_drawn_so():
+    def texts(connected):
+        events = [[0, "calls", 0], [connected, "connected", 0], [connected + 0.1, "left", 0]]
+        client = {"name": "late", "port": 1, "events": events}
+        call = {"t": 0, "took": 2, "thread": "MainThread", "call": "poll", "fd": 3, "got": []}
+        recording = {"clients": [client], "calls": [call], "ended": 2}
+        return show.timeline(recording, "title", "alt").data, recording
+
+    for connected, said in ((1.03, True), (0.2, False)):
+        html, _ = texts(connected)
+        assert all(
+            ("is not let in" in xml.tostring(each, "unicode")) == said for each in pictures(html)
+        )
+
+
+def test_one_waits_until_the_last_piece_is_there():
+    """A client's answer in two pieces, and then another round."""
+    steps = [("calls", 0), ("connected", 0), ("sent", 0.1), ("got", 0.2), ("got", 0.5)]
+    steps += [("sent", 0.6), ("got", 0.7), ("closed", 0.8)]
+    drawn = []
+
+    class Axes:
+        def plot(self, x, y, **style):
+            if style.get("lw") == 4:
+                drawn.append(x)
+            return [type("Line", (), {"set_label": lambda self, label: None})()]
+
+    client = {"name": "a", "events": [[t, what, 1] for what, t in steps]}
+    show._client_lane(Axes(), 0, client, {})
+    assert drawn == [[0.1, 0.5], [0.6, 0.7]]
+
+
+def test_a_wide_matrix_has_signs_for_a_phone():
+    row = survival.ROWS[0]
+    words = list(survival.VERDICTS)
+    columns = [survival.Column(f"{n:02}_x", "x") for n in range(len(words))]
+    verdicts = {
+        (row.name, c.chapter): Verdict(word) for c, word in zip(columns, words, strict=True)
+    }
+    html = show.matrix(verdicts, [row], columns).data
+    signs = re.findall(r'data-sign="(.)"', html)
+    assert len(set(signs)) == len(words), "each has its own, and the legend names it"
+    legend = html[html.index('<p class="lab-signs">') :]
+    assert all(f"{show.SIGNS[word]}&nbsp;{word}" in legend for word in words)
+    few = show.matrix(verdicts, [row], columns[:4]).data
+    assert "lab-signs" not in few.partition("</style>")[2]

@@ -514,3 +514,12 @@ def test_frozen_by_one_that_sends_without_pause(verdict, monkeypatch):
 def test_not_frozen_if_it_is_read_in_turns(verdict):
     seen = verdict(TAKES.format(greedy=False), clients.sends_without_pause, survival.no_success)
     assert seen.word == "ok"
+
+
+def test_ten_while_it_is_busy_need_a_queue_for_nine(verdict):
+    """FRAME's queue is long; a second listen makes it short."""
+    ten, serve = clients.ten_while_it_is_busy, "def serve(listener):\n"
+    assert verdict(WELL, ten, survival.hello_all).word == "ok"
+    for length, word in ((7, "wrong"), (8, "ok")):
+        again = WELL.replace(serve, f"{serve}    listener.listen({length})\n")
+        assert verdict(again, ten, survival.hello_all).word == word
