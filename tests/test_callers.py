@@ -116,3 +116,20 @@ def test_one_that_is_reset_has_an_error(serving):
         assert attend([caller], 5) == [caller]
     assert caller.error.errno == errno.ECONNRESET and not caller.answered
     assert caller.socket.fileno() < 0
+
+
+def test_who_is_left_may_be_attended_to_again(full):
+    """One is connected and waits for an answer; one is not even connected."""
+    address = full.getsockname()
+    full.listen(1)
+    inside, outside = Caller(address), Caller(address)
+    assert attend([inside, outside], 0.2) == []
+    assert inside.connected and not outside.connected
+    full.accept()[0].close()
+    accepted, _ = full.accept()
+    accepted.sendall(b"an answer")
+    accepted.close()
+    assert attend([inside], 5)[0].error, "its request was left unread"
+    with full:
+        assert attend([outside], 3, asks=False) == [outside]
+        close([inside, outside])

@@ -443,3 +443,13 @@ def test_arrivals_end_in_time_and_hold_the_acknowledgements():
         assert theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 0
         assert kernel.arrivals(theirs, 1, 0.01, quick=1) == []
         assert theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 1
+
+
+def test_drops_of_one_listener():
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        with lab.Conversation(listener.getsockname()):
+            assert kernel.drops(listener) == 0
+            outside = [lab.callers.Caller(listener.getsockname()) for _ in range(3)]
+            assert kernel.drops(listener) == 3
+            for caller in outside:
+                caller.close()

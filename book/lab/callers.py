@@ -65,7 +65,8 @@ def attend(callers, seconds, asks=True, then=None):
     """Drive callers until all are through, or so many seconds have passed; return who is through.
 
     asks: ask and read the answer, or else be content to be connected, and stay. then: a function of
-    a caller that is through, which returns one to take its place, or None. Who is left stays open.
+    a caller that is through, which returns one to take its place, or None. Who is left stays open,
+    and may be attended to again.
     """
     deadline, done = time.monotonic() + seconds, []
     under_way = {}
@@ -73,7 +74,8 @@ def attend(callers, seconds, asks=True, then=None):
 
         def add(caller):
             under_way[caller.socket.fileno()] = caller
-            epoll.register(caller.socket, select.EPOLLOUT)
+            waits_for = select.EPOLLOUT if caller.connected is None else select.EPOLLIN
+            epoll.register(caller.socket, waits_for)
 
         for caller in callers:
             add(caller)

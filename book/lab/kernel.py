@@ -378,6 +378,15 @@ def unread(sock):
     return _bytes(sock, termios.FIONREAD)
 
 
+SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine numbers, of which the last are drops
+
+
+def drops(sock):
+    """How much one of our own sockets has dropped: a listening one, SYNs for want of room."""
+    counts = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)
+    return struct.unpack("=9I", counts)[-1]
+
+
 SIOCOUTQNSD = 0x894B  # include/uapi/linux/sockios.h
 
 
