@@ -3,9 +3,11 @@
 A client of HTTP/1.1 may send several requests at once, and keeps its connection. With
 TCP_NODELAY each piece of an answer leaves at once, though the one before it has not
 been acknowledged; connections inherit it from the listener. As they last, their end is
-seen: who leaves costs nothing, asked or not. The server does not survive a client that
-asks and leaves, a reset, a request that is not UTF-8, more clients than it may have
-descriptors, or a closed console.
+seen: a client may leave before it asks and when it has read its answers. The server
+does not survive one that asks and leaves, a reset, a request that is not UTF-8, more
+clients than it may have descriptors, or a closed console. It takes a body for the next
+request, and answers HEAD with one; whoever sends on after the last request may lose
+answers. What a client has sent is kept until its descriptor's number is used again.
 """
 
 import re
@@ -21,11 +23,18 @@ PIECES = (
     b"Hello, world!",
 )
 END = re.compile(rb"\n\r?\n")  # of a header: an empty line
+KEPT = re.compile(rb".* HTTP/1\.1\r?\n")
+CLOSE = re.compile(rb"^connection:.*\bclose\b", re.IGNORECASE | re.MULTILINE)
+
+
+def is_whole(request):
+    """Has the header ended? An empty line ends it, with or without carriage returns."""
+    return b"\n\r\n" in request or b"\n\n" in request
 
 
 def is_last(request):
     """Does the client expect us to close? HTTP/1.0 does, and whoever says so."""
-    return b"HTTP/1.1" not in request or b"connection: close" in request.lower()
+    return not KEPT.match(request) or bool(CLOSE.search(request))
 
 
 def send_at_once(listener):
@@ -47,8 +56,9 @@ def serve(listener):
     def read(fd):
         data = connections[fd].recv(1024)
         requests[fd] += data
-        while not is_over[fd] and (end := END.search(requests[fd])):
-            request, requests[fd] = requests[fd][: end.end()], requests[fd][end.end() :]
+        while is_whole(requests[fd]) and not is_over[fd]:
+            end = END.search(requests[fd]).end()
+            request, requests[fd] = requests[fd][:end], requests[fd][end:]
             print("-" * 40 + "\n" + request.decode()[:-2], flush=True)
             unsent[fd] += PIECES
             is_over[fd] = is_last(request)

@@ -355,8 +355,9 @@ def allow_descriptors(pid=0):
 # struct tcp_info, include/uapi/linux/tcp.h: where a field begins, and its format. Of a listening
 # socket, unacked and sacked are the length and the limit of its queue: net/ipv4/tcp.c.
 INFO_FIELDS = {
-    "state": (0, "B"), "retransmits": (2, "B"), "unacked": (24, "I"), "sacked": (28, "I"),
-    "data_segs_in": (152, "I"), "data_segs_out": (156, "I"),
+    "state": (0, "B"), "retransmits": (2, "B"), "rto": (8, "I"), "unacked": (24, "I"),
+    "sacked": (28, "I"), "snd_cwnd": (80, "I"), "data_segs_in": (152, "I"),
+    "data_segs_out": (156, "I"),
 }  # fmt: skip
 
 
@@ -407,21 +408,19 @@ def queues_of(sock):
 
 
 def arrivals(sock, size, seconds=1, quick=None):
-    """Watch data arrive at one of our own sockets, which nobody reads: [(when, segments, bytes)].
+    """Watch data arrive at one of our own sockets, which nobody reads: [(when, bytes)].
 
-    Ends when so many bytes are there, or after so many seconds. when: on the monotonic clock, to
-    half a millisecond or so. Segments are those with data, as TCP_INFO counts them, tcp(7).
-    quick: hold the socket to acknowledge late (0) or at once (1), which it forgets by itself.
+    Ends when so many bytes are there, or after so many seconds. What is there when it begins is
+    the first arrival. when: on the monotonic clock, to half a millisecond or so. quick: hold the
+    socket to acknowledge late (0) or at once (1), which it forgets by itself, tcp(7).
     """
-    found, end = [], time.monotonic() + seconds
-    segments, there = tcp_info(sock, "data_segs_in"), unread(sock)
+    found, there, end = [], 0, time.monotonic() + seconds
     while there < size and (now := time.monotonic()) < end:
         if quick is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, quick)
         if (count := unread(sock)) > there:
-            number = tcp_info(sock, "data_segs_in")
-            found.append((now, number - segments, count - there))
-            segments, there = number, count
+            found.append((now, count - there))
+            there = count
         time.sleep(0.0002)
     return found
 

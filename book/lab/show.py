@@ -336,27 +336,33 @@ SIGNS = {
 
 def pill(word, kind):
     """A verdict as HTML. kind: good, warn, bad or none."""
-    sign = f' data-sign="{SIGNS[word]}"' if word in SIGNS else ""
-    return f'<span class="lab-pill lab-{kind}"{sign}>{html.escape(word)}</span>'
+    return f'<span class="lab-pill lab-{kind}">{html.escape(word)}</span>'
 
 
 def matrix(verdicts, rows=None, columns=None):
-    """The survival matrix: verdicts as survival.survey() gives them, linked to their chapters."""
+    """The survival matrix: verdicts as survival.survey() gives them, linked to their chapters.
+
+    One of many columns shows signs on a phone, and what they mean below it.
+    """
     rows, columns = rows or survival.ROWS, columns or survival.COLUMNS
     header = ["the client", *(HTML(link(c.chapter, c.chapter[:2])) for c in columns)]
+
+    is_wide = len(columns) > 4
 
     def cell(row, column):
         word = verdicts[row.name, column.chapter].word
         shown = pill(word, KINDS.get(word, "bad"))
+        if is_wide:
+            shown = shown.replace("<span ", f'<span data-sign="{SIGNS[word]}" ', 1)
         return HTML(link(row.chapter, shown) if row.chapter and word not in KINDS else shown)
 
     shown = table(header, [[row.name, *(cell(row, column) for column in columns)] for row in rows])
-    if len(columns) <= 4:
+    if not is_wide:
         return shown
-    words = [word for word in SIGNS if word in {verdict.word for verdict in verdicts.values()}]
-    legend = " · ".join(f"{SIGNS[word]}&nbsp;{word}" for word in words)
-    signs = f'<p class="lab-signs">{legend}</p>'
-    return HTML(shown.data.replace("lab-table", "lab-table lab-matrix", 1) + signs)
+    words = {verdict.word for verdict in verdicts.values()}
+    legend = " · ".join(f"{sign}&nbsp;{word}" for word, sign in SIGNS.items() if word in words)
+    wide = shown.data.replace("lab-table", "lab-table lab-matrix", 1)
+    return HTML(f'{wide}<p class="lab-signs">{legend}</p>')
 
 
 def link(chapter, inside, anchor=""):
