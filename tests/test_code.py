@@ -600,7 +600,9 @@ def test_an_answer_is_never_kept_back_by_the_cork():
 
 def late_rounds(path, number=12):
     """What rounds take, with a client that acknowledges late; seconds, sorted."""
-    with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
+    with lab.server.Server(path) as server:
+        lab.until_blocked(server.pid, "epoll_wait")  # it listens before the option is set
+        talk = lab.Conversation(server.address)
         took = []
         for each in range(1, number + 1):
             began = time.monotonic()
@@ -609,6 +611,7 @@ def late_rounds(path, number=12):
                 talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
                 talk.receive()
             took.append(time.monotonic() - began)
+        talk.close()
     return sorted(took)
 
 
