@@ -125,6 +125,7 @@ def test_who_is_left_may_be_attended_to_again(full):
     inside, outside = Caller(address), Caller(address)
     assert attend([inside, outside], 0.2) == []
     assert inside.connected and not outside.connected
+    assert attend([inside, outside], 0.1) == [] and inside.error is None
     full.accept()[0].close()
     accepted, _ = full.accept()
     accepted.sendall(b"an answer")

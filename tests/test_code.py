@@ -530,6 +530,50 @@ def test_nothing_is_answered_after_the_last(path, last):
 
 
 @pipelining
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        (b"GET / HTTP/1.0\r\nX: GET / HTTP/1.1", False),
+        (b"GET / HTTP/1.1\r\nConnection:close", False),
+        (b"GET / HTTP/1.1\r\nconnection: Keep-Alive, Close", False),
+        (b"GET / HTTP/1.1\r\nX-Proxy-Connection: close", True),
+        (b"GET /close HTTP/1.1\r\nConnection: keep-alive", True),
+    ],
+)
+def test_whether_a_connection_is_kept(path, line, kept):
+    with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
+        talk.send(line + b"\r\n\r\n")
+        read_answers(talk, 1)
+        if kept:
+            talk.send(KEPT)
+            assert len(read_answers(talk, 2)) == 2
+        else:
+            assert talk.receive() == b"" and talk.ended == "closed"
+
+
+@pipelining
+def test_a_long_answer_leaves_in_portions_and_whole(path, tmp_path):
+    """Its pieces are longer than the send buffer, and the client reads slowly at first."""
+    text = path.read_text(encoding="utf-8")
+    long = tmp_path / "long.py"
+    body = bytes(range(256)) * 20_000
+    long.write_text(
+        text.replace(
+            'Content-Length: 13\\r\\n\\r\\n",\n    b"Hello, world!",',
+            f'Content-Length: {len(body)}\\r\\n\\r\\n",\n    bytes(range(256)) * 20_000,',
+        )
+    )
+    assert long.read_text() != text
+    with lab.server.Server(long) as server, lab.Conversation(server.address) as talk:
+        talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+        talk.send(KEPT + CLOSING)
+        lab.until(lambda: lab.kernel.unread(talk.socket))
+        lab.until(lambda: lab.kernel.is_asleep(server.pid))
+        talk.read_all()
+        assert [answer.body == body for answer in talk.answers()] == [True, True]
+
+
+@pipelining
 def test_a_kept_connection_is_given_up_when_its_client_leaves(path):
     with lab.server.Server(path) as server:
         for _ in range(20):

@@ -406,6 +406,13 @@ def test_segments_are_counted_at_both_ends():
         assert kernel.tcp_info(theirs, "data_segs_out") == 0
 
 
+def test_a_new_connection_may_have_ten_segments_on_their_way():
+    ours, theirs = pair()
+    with ours, theirs:
+        assert kernel.tcp_info(ours, "snd_cwnd") == 10  # RFC 6928
+        assert 200_000 <= kernel.tcp_info(ours, "rto") < 400_000  # microseconds; TCP_RTO_MIN
+
+
 def test_what_a_cork_keeps_is_not_sent():
     ours, theirs = pair()
     with ours, theirs:
