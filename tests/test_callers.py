@@ -11,7 +11,7 @@ from conftest import ROOT
 from lab.callers import Caller, attend
 from lab.server import Server
 
-SIX, SEVEN = (ROOT / "code" / f"{name}.py" for name in ("06_one_shot", "07_backlog"))
+SIX = ROOT / "code" / "06_one_shot.py"
 
 
 @pytest.fixture

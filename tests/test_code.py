@@ -615,9 +615,9 @@ def segments_of(path, request, number):
         talk.send(request)
         read_answers(talk, number)
         segments = lab.kernel.tcp_info(talk.socket, "data_segs_in")
-    accepts = [call["got"] for call in run.recording["calls"] if call["call"] == "accept"]
-    fd = accepts[0][0]["fd"]
-    return segments, [call for call in run.recording["calls"] if call["fd"] == fd]
+    on_it = lab.show.whose_calls(run.recording)
+    calls = run.recording["calls"]
+    return segments, [call for call in calls if (call["t"], call["thread"]) in on_it]
 
 
 def test_the_cork_is_in_before_the_first_piece_and_out_after_the_last():

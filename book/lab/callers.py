@@ -86,14 +86,13 @@ def attend(callers, seconds, asks=True, then=None):
                     through = caller._go_on(asks)
                 except OSError as error:
                     caller.error, through = error, True
+                    caller.close()
                 if not through:
                     epoll.modify(fd, select.EPOLLIN)
                     continue
                 del under_way[fd]
                 if caller.socket.fileno() >= 0:
                     epoll.unregister(fd)
-                if caller.error:
-                    caller.close()
                 done.append(caller)
                 if then and (another := then(caller)):
                     add(another)

@@ -104,10 +104,11 @@ def picture(draw, title, alt, height=3.0, narrow_height=None):
     )
 
 
-def table(header, rows, narrow=False):
+def table(header, rows, kind=""):
     """A table of text; a cell that is already HTML stands as it is.
 
-    narrow: all columns but the first hold a mark or two, and fit a phone.
+    kind: how it looks. "marks": all columns but the first hold a mark or two, and fit a phone;
+    "dots": the ledger's; "matrix": verdicts, which a phone shows as signs.
     """
 
     def text(cell):  # a mask of many names may be broken at any bar
@@ -118,10 +119,10 @@ def table(header, rows, narrow=False):
     def line(tag, cells):
         return "<tr>" + "".join(f"<{tag}>{text(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    kind = "lab-table lab-marks" if narrow else "lab-table"
+    look = f"lab-table lab-{kind}" if kind else "lab-table"
     body = "".join(line("td", cells) for cells in rows)
     return HTML(
-        f'{CSS}<div class="lab-scroll"><table class="{kind}"><thead>{line("th", header)}</thead>'
+        f'{CSS}<div class="lab-scroll"><table class="{look}"><thead>{line("th", header)}</thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -138,8 +139,7 @@ def ledger(modes, rows):
         return HTML(f'<span role="img" aria-label="{said}">{marks}</span>')
 
     cells = [(what, *map(dots, of_modes)) for what, of_modes in rows]
-    shown = table(["what happens, then polls", *modes], cells)
-    return HTML(shown.data.replace("lab-table", "lab-table lab-dots", 1))
+    return table(["what happens, then polls", *modes], cells, kind="dots")
 
 
 def difference(old, new):
@@ -230,22 +230,24 @@ def _client_lane(axes, y, client, used):
     asked, calls = None, events[0][0]
     for number, (t, what, _) in enumerate(events):
         if what == "connected" and t - calls > SHUT_OUT:
-            line = axes.plot([calls, t], [y, y], color=RED, lw=4, solid_capstyle="butt")
-            used.setdefault("is not let in", line[0])
-            line[0].set_label("is not let in")
+            _bar(axes, y, calls, t, RED, "is not let in", used)
         following = events[number + 1][1] if number + 1 < len(events) else ""
         if what == "sent":
             asked = t if asked is None else asked
         elif asked is not None and what != "half-closed" and (what, following) != ("got", "got"):
-            line = axes.plot([asked, t], [y, y], color=ORANGE, lw=4, solid_capstyle="butt")
-            used.setdefault("waits", line[0])
-            line[0].set_label("waits")
+            _bar(axes, y, asked, t, ORANGE, "waits", used)
             asked = None
         if what in MARKS:
             marker, color, label = MARKS[what]
             style = {"color": color, "marker": marker, "ls": "", "ms": 7, "mew": 1.5}
             axes.plot([t], [y], zorder=3, clip_on=False, **style)
             used.setdefault(label, Line2D([], [], label=label, **style))
+
+
+def _bar(axes, y, start, end, color, label, used):
+    """A thick line over a client's thin one, for the time that it spends in some way."""
+    (line,) = axes.plot([start, end], [y, y], color=color, lw=4, solid_capstyle="butt", label=label)
+    used.setdefault(label, line)
 
 
 def _named(recording):
@@ -334,9 +336,10 @@ SIGNS = {
 }  # fmt: skip
 
 
-def pill(word, kind):
-    """A verdict as HTML. kind: good, warn, bad or none."""
-    return f'<span class="lab-pill lab-{kind}">{html.escape(word)}</span>'
+def pill(word, kind, sign=""):
+    """A verdict as HTML. kind: good, warn, bad or none. sign: what a phone may show instead."""
+    sign = f'data-sign="{sign}" ' if sign else ""
+    return f'<span {sign}class="lab-pill lab-{kind}">{html.escape(word)}</span>'
 
 
 def matrix(verdicts, rows=None, columns=None):
@@ -346,23 +349,19 @@ def matrix(verdicts, rows=None, columns=None):
     """
     rows, columns = rows or survival.ROWS, columns or survival.COLUMNS
     header = ["the client", *(HTML(link(c.chapter, c.chapter[:2])) for c in columns)]
-
-    is_wide = len(columns) > 4
+    signs = SIGNS if len(columns) > 4 else {}
 
     def cell(row, column):
         word = verdicts[row.name, column.chapter].word
-        shown = pill(word, KINDS.get(word, "bad"))
-        if is_wide:
-            shown = shown.replace("<span ", f'<span data-sign="{SIGNS[word]}" ', 1)
+        shown = pill(word, KINDS.get(word, "bad"), signs.get(word, ""))
         return HTML(link(row.chapter, shown) if row.chapter and word not in KINDS else shown)
 
-    shown = table(header, [[row.name, *(cell(row, column) for column in columns)] for row in rows])
-    if not is_wide:
-        return shown
+    cells = [[row.name, *(cell(row, column) for column in columns)] for row in rows]
+    if not signs:
+        return table(header, cells)
     words = {verdict.word for verdict in verdicts.values()}
-    legend = " · ".join(f"{sign}&nbsp;{word}" for word, sign in SIGNS.items() if word in words)
-    wide = shown.data.replace("lab-table", "lab-table lab-matrix", 1)
-    return HTML(f'{wide}<p class="lab-signs">{legend}</p>')
+    legend = " · ".join(f"{sign}&nbsp;{word}" for word, sign in signs.items() if word in words)
+    return HTML(f'{table(header, cells, kind="matrix").data}<p class="lab-signs">{legend}</p>')
 
 
 def link(chapter, inside, anchor=""):

@@ -117,6 +117,11 @@ def whatever(talk):
     return True
 
 
+def answers_one(column):
+    """Why several clients cannot be answered, or nothing."""
+    return "it answers one client" if column.answers_once else ""
+
+
 @dataclass(frozen=True)
 class Row:
     """An awkward client: what it does, what it should get, and the chapter that explains it."""
@@ -140,13 +145,13 @@ ROWS = [
         clients.two_at_once,
         hello_each,
         "02_request_loop",
-        excuse=lambda column: "it answers one client" if column.answers_once else "",
+        excuse=answers_one,
     ),
     Row(
         clients.ten_while_it_is_busy,
         hello_all,
         "07_backlog",
-        excuse=lambda column: "it answers one client" if column.answers_once else "",
+        excuse=answers_one,
     ),
     Row(clients.says_nothing, whatever, "02_request_loop"),
     Row(clients.connects_and_closes, whatever, "02_request_loop"),
