@@ -2,7 +2,7 @@
 
     python 07_backlog.py [PORT] [BACKLOG]
 
-The kernel admits BACKLOG + 1 clients, 1 + 1 unless told otherwise, before the server
+The kernel lets in BACKLOG + 1 clients, 1 + 1 unless told otherwise, before the server
 has accepted one, and never more than net.core.somaxconn + 1. The next has to come
 again after a second. What the server does not survive is the same at any length: a
 client that asks and leaves, a reset, a request that is not UTF-8, more clients than it

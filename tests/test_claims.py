@@ -3,7 +3,6 @@
 import ast
 import html
 import re
-import sys
 from collections import Counter
 
 import pytest
@@ -104,7 +103,7 @@ def test_bad_data_is_named(tmp_path, monkeypatch):
         ),
     ):
         (tmp_path / "claims.yml").write_text(text)
-        monkeypatch.setattr(sys.modules["lab.check"], "CLAIMS", tmp_path / "claims.yml")
+        monkeypatch.setattr(lab.findings, "CLAIMS", tmp_path / "claims.yml")
         with pytest.raises(ValueError, match=message):
             lab.claims()
 
@@ -114,3 +113,31 @@ def test_claims_in_brief_are_folded_by_their_verdicts():
     assert html.count("<details") == 2 and html.count("<li>") == 3
     assert "2 more" in html and "1 more" in html
     assert "lab-claim" not in html
+
+
+def test_every_defect_is_shown_by_a_cell_that_asserts():
+    """There are 45, each with one sentence or two, and one cell or more with its tag."""
+    known, shown = lab.defects(), lab.proofs("defect")
+    assert list(known) == list(range(1, 46)) and set(shown) == set(known)
+    for path in chapters.notebooks():
+        for cell in chapters.read(path).cells:
+            tags = [tag for tag in cell.metadata.get("tags", []) if tag.startswith("defect-")]
+            for tag in tags:
+                assert int(tag.removeprefix("defect-")) in known, f"{path.stem}, {cell.id}: {tag}"
+            assert not tags or asserts(cell), f"{path.stem}, {cell.id} asserts nothing"
+
+
+@pytest.mark.parametrize("kind", lab.findings.KINDS)
+def test_each_kind_of_defect_has_a_list(kind):
+    listed = lab.list_defects(kind).data
+    mine = [defect for defect in lab.defects().values() if defect.kind == kind]
+    assert mine and listed.count("<li ") == len(mine)
+    for defect in mine:
+        assert html.escape(defect.what) in listed and defect.what.endswith((".", ".)"))
+
+
+def test_the_chapters_open_to_their_claims():
+    page = lab.by_chapter("caveat", "holds").data
+    shown = [each for each in CLAIMS.values() if each.verdict in ("caveat", "holds")]
+    assert page.count("<li>") == len(shown)
+    assert all(html.escape(each.claim) in page for each in shown)

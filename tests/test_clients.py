@@ -332,3 +332,51 @@ def test_parsing_answers(raw, bodies):
 def test_head_has_no_body():
     (answer,) = parse_answers(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n", "HEAD")
     assert (answer.status, answer.body) == (200, b"")
+
+
+def test_nothing_reaches_one_that_has_vanished():
+    ours, theirs = clients.pair()
+    with ours, theirs:
+        clients.vanish(theirs)
+        ours.send(b"hello")
+        theirs.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            theirs.recv(10)
+        assert lab.kernel.queues_of(ours)[1] == 5, "nor is it acknowledged"
+        theirs.send(b"I am here")
+        assert ours.recv(10) == b"I am here"
+        clients.reset(theirs)  # else our kernel would send it again for a quarter of an hour
+
+
+def test_an_outcome_is_what_came_back_or_the_errors_name():
+    ours, theirs = clients.pair()
+    with ours, theirs:
+        ours.setblocking(False)
+        assert clients.outcome(ours.recv, 10) == "EAGAIN"
+        assert clients.outcome(theirs.send, b"hello") == 5
+        lab.until(lambda: lab.kernel.unread(ours) == 5)
+        assert clients.outcome(ours.recv, 10) == b"hello"
+        with pytest.raises(TypeError):
+            clients.outcome(ours.recv, "ten")
+
+
+def test_a_fin_to_one_that_vanishes_is_never_acknowledged(serving):
+    def states(*arguments, **named):
+        return [row.state for row in lab.kernel.sockets(*arguments, **named)]
+
+    path = serving(
+        """
+        def serve(listener):
+            with listener.accept()[0] as connection:
+                while connection.recv(100):
+                    pass
+                connection.shutdown(socket.SHUT_RDWR)
+                listener.accept()
+        """
+    )
+    with Server(path) as server, clients.Conversation(server.address) as talk:
+        clients.half_closes_and_vanishes(talk, server)
+        lab.until(lambda: "LAST-ACK" in states(pid=server.pid))
+        assert talk.state() == "FIN-WAIT-2"
+        talk.reset()
+        lab.until(lambda: "LAST-ACK" not in states(server.port))

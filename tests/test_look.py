@@ -191,7 +191,7 @@ def test_a_silent_client_holds_up_a_blocking_server():
         "one client holds up all: 2 clients wait in the accept queue, while the main thread sleeps "
         f"in recvfrom({fd}) (ESTABLISHED with 127.0.0.1:{silent.port}), with nothing to read"
     )
-    assert "is full: 2 wait, and listen(1) admits 2" in view.findings[1]
+    assert "is full: 2 wait, and listen(1) lets in 2" in view.findings[1]
 
 
 def test_an_asyncio_server_whose_handler_sleeps_is_frozen(write):

@@ -95,7 +95,7 @@ def test_difference_shows_what_changed_and_only_that(tmp_path):
 def test_the_matrix_links_faults_to_the_chapters_that_explain_them():
     rows, columns = [*survival.ROWS[:2], survival.row("says nothing")], survival.COLUMNS[1:2]
     verdicts = {
-        (row.name, columns[0].chapter): Verdict(word)
+        (row.name, columns[0].label): Verdict(word)
         for row, word in zip(rows, ("ok", "n/a", "frozen"), strict=True)
     }
     html = show.matrix(verdicts, rows, columns).data
@@ -173,9 +173,7 @@ def test_a_wide_matrix_has_signs_for_a_phone():
     row = survival.ROWS[0]
     words = list(survival.VERDICTS)
     columns = [survival.Column(f"{n:02}_x", "x") for n in range(len(words))]
-    verdicts = {
-        (row.name, c.chapter): Verdict(word) for c, word in zip(columns, words, strict=True)
-    }
+    verdicts = {(row.name, c.label): Verdict(word) for c, word in zip(columns, words, strict=True)}
     html = show.matrix(verdicts, [row], columns).data
     signs = re.findall(r'data-sign="(.)"', html)
     assert len(set(signs)) == len(words), "each has its own, and the legend names it"

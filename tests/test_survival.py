@@ -2,6 +2,7 @@
 does not."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
 
@@ -523,3 +524,16 @@ def test_ten_while_it_is_busy_need_a_queue_for_nine(verdict):
     for length, word in ((7, "wrong"), (8, "ok")):
         again = WELL.replace(serve, f"{serve}    listener.listen({length})\n")
         assert verdict(again, ten, survival.hello_all).word == word
+
+
+def test_a_column_may_be_a_program_of_a_chapters_cell():
+    rewrite = next(column for column in survival.COLUMNS if column.label == "05′")
+    assert "translator" in Path(rewrite.file()).read_text(encoding="utf-8")
+    assert judge(survival.row("plain GET"), rewrite).word == "ok"
+    with pytest.raises(ValueError, match="has 0 cells that write"):
+        Column("05_edge_triggered", "no_such.py").file()
+
+
+def test_labels_of_columns_are_unique():
+    labels = [column.label for column in survival.COLUMNS]
+    assert len(set(labels)) == len(labels) and labels[:3] == ["01", "02", "03"]

@@ -1,6 +1,7 @@
 """What the site needs and Jupyter Book does not do.
 
-- A cell with the tag `claim-42` becomes the target `#claim-42`, for the links on the claims' page.
+- A cell with the tag `claim-42`, or `defect-7`, becomes the target of that name, for the links on
+  the pages of the claims and of the defects.
 - Links in outputs lead to `NAME.ipynb`, which is right in JupyterLab; here they become pages.
 - The repository's address is not in the files: it comes from GitHub Actions or from git's remote,
   so that a fork's buttons lead to the fork. Without one there are no such buttons.
@@ -14,13 +15,13 @@ import subprocess
 from docutils import nodes
 
 
-def name_claims(app, doctree):
-    """Give the first cell that proves a claim the claim's name."""
+def name_findings(app, doctree):
+    """Give the first cell that proves a claim, or shows a defect, its name."""
     known = set()
     for cell in doctree.findall(nodes.container):
         for name in cell["classes"]:
             tag = name.removeprefix("tag_")
-            if re.fullmatch(r"claim-\d+", tag) and tag not in known:
+            if re.fullmatch(r"(claim|defect)-\d+", tag) and tag not in known:
                 known.add(tag)
                 cell["ids"].append(tag)
 
@@ -67,6 +68,6 @@ def add_address(app, config):
 
 def setup(app):
     app.connect("config-inited", add_address)
-    app.connect("doctree-read", name_claims)
+    app.connect("doctree-read", name_findings)
     app.connect("doctree-resolved", lead_to_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,8 +5,8 @@ clients   a plain client, and the awkward ones     record    everything a run di
 survival  every server against every client        show      figures and tables
 crowd     thousands of silent clients              callers   many that ask, from one thread
 look      at any process, by its number            tracer    the system calls that it makes
-bill      what a visit costs                       check     exercises and claims
-chapters  the notebooks themselves
+bill      what a visit costs                       check     the exercises' checks
+chapters  the notebooks themselves                 findings  the claims and the defects
 """
 
 import select
@@ -28,17 +28,37 @@ if _ipython and _ipython.get_ipython() and Path.cwd().resolve() != _BOOK:
     )
 (_BOOK / "run").mkdir(exist_ok=True)
 
-from . import bill, callers, clients, kernel, server, show, survival  # noqa: E402
-from .check import CLAIM_WORDS, check, claims, proofs, verdicts  # noqa: E402
-from .clients import Conversation, get  # noqa: E402
+from . import (  # noqa: E402
+    bill,
+    callers,
+    chapters,
+    clients,
+    crowd,
+    kernel,
+    server,
+    show,
+    survival,
+)  # fmt: skip
+from .check import check  # noqa: E402
+from .clients import Conversation, get, outcome  # noqa: E402
 from .crowd import Crowd  # noqa: E402
+from .findings import (  # noqa: E402
+    CLAIM_WORDS,
+    by_chapter,
+    claims,
+    defects,
+    list_defects,
+    proofs,
+    verdicts,
+)  # fmt: skip
 from .kernel import free_port  # noqa: E402
 from .look import look  # noqa: E402
 from .record import record  # noqa: E402
 from .server import start, stop_all, until, until_at_rest, until_blocked  # noqa: E402
 
 __all__ = [
-    "CLAIM_WORDS", "Conversation", "Crowd", "bill", "callers", "check", "claims", "clients",
-    "free_port", "get", "kernel", "look", "proofs", "record", "server", "show", "start", "stop_all",
-    "survival", "until", "until_at_rest", "until_blocked", "verdicts",
+    "CLAIM_WORDS", "Conversation", "Crowd", "bill", "by_chapter", "callers", "chapters", "check",
+    "claims", "clients", "crowd", "defects", "free_port", "get", "kernel", "list_defects", "look",
+    "outcome", "proofs", "record", "server", "show", "start", "stop_all", "survival", "until",
+    "until_at_rest", "until_blocked", "verdicts",
 ]  # fmt: skip

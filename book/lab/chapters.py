@@ -42,6 +42,11 @@ def cells(path):
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
+def title(path):
+    """The heading that a notebook begins with."""
+    return "".join(cells(path)[0]["source"]).removeprefix("# ").strip()
+
+
 def program(chapter, name):
     """The program that a chapter's cell writes to run/NAME, as text.
 
@@ -54,6 +59,13 @@ def program(chapter, name):
     if len(found) != 1:
         raise ValueError(f"{chapter}.ipynb has {len(found)} cells that write run/{name}, not one")
     return found[0]
+
+
+def write_program(chapter, name):
+    """Write such a program to run/, where its own chapter does; return its path."""
+    path = BOOK / "run" / name
+    path.write_text(program(chapter, name), encoding="utf-8")
+    return path
 
 
 def write_copies():
@@ -164,9 +176,18 @@ def _execute(path, fresh):
     return time.monotonic() - began
 
 
+def _complaints(lines, since):
+    """What a build's output warns of, and the last lines of each cell that has failed."""
+    yield from (line.rstrip() for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL):", line))
+    for report in sorted((ROOT / "_build").rglob("*.err.log")):
+        if report.stat().st_mtime >= since:
+            text = re.sub(r"\x1b\[[0-9;]*m", "", report.read_text(encoding="utf-8"))
+            yield "\n".join([report.name, *text.splitlines()[-40:]])
+
+
 def build():
     """Execute every page, build the site strictly, and say where it is and what took how long."""
-    began = time.monotonic()
+    began, today = time.monotonic(), time.time()
     call = "from jupyter_book.cli.main import main; main()"  # its script may not bear spaces
     with subprocess.Popen(
         [sys.executable, "-c", call, "build", ".", "--all", "-W", "--keep-going"],
@@ -181,7 +202,8 @@ def build():
             lines.append(re.sub(r"\x1b\[[0-9;]*m", "", line))
             print(line, end="", flush=True)
     if process.returncode:
-        sys.exit("The book was not built: see the warnings above.")
+        print("\nWhat was wrong, once more:", *_complaints(lines, today), sep="\n")
+        sys.exit("The book was not built: see above.")
     print()
     for line in lines:
         if found := re.search(

@@ -8,6 +8,8 @@ Nothing here waits for ever: every operation has a deadline.
 """
 
 import contextlib
+import ctypes
+import errno
 import functools
 import http.client
 import io
@@ -26,6 +28,7 @@ REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 HALF = b"GET / HT"
 SECONDS = 5
 MOST = 64_000_000  # bytes that a conversation takes in
+SO_ATTACH_FILTER, BPF_RET = 26, 0x06  # asm-generic/socket.h, linux/bpf_common.h
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,25 @@ def reset(sock):
     sock.close()
 
 
+def vanish(sock):
+    """Nothing that is sent to a TCP socket arrives from now on, nor is it acknowledged.
+
+    A filter of one instruction, "keep no byte", is attached to it: socket(7), SO_ATTACH_FILTER,
+    and struct sock_filter in linux/filter.h. What the socket itself sends does go out.
+    """
+    keep_nothing = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RET, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(keep_nothing))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def outcome(call, *arguments):
+    """What a call returns, or the name of the error that it raises: "EAGAIN" and so on."""
+    try:
+        return call(*arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+
 def fill(sock):
     """Send on a non-blocking socket until its buffer, which this keeps from growing, stays full."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
@@ -237,12 +259,12 @@ def plain_get(talk, server):
 
 
 def one_byte_at_a_time(talk, server):
-    """Sends its request in segments of one byte, each when the server sleeps again."""
+    """Sends its request in segments of one byte, each when the last one has been read."""
     talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for number in range(len(REQUEST)):
         talk.send(REQUEST[number : number + 1])
         with contextlib.suppress(TimeoutError, ProcessLookupError):  # the last byte may end it
-            until(lambda: kernel.is_asleep(server.pid), 0.05)
+            until(lambda: kernel.is_at_rest(server.pid), 0.5)
     talk.read_all()
 
 
@@ -314,6 +336,15 @@ def half_closes_after_asking(talk, server):
     talk.send(REQUEST)
     talk.half_close()
     talk.read_all()
+
+
+def half_closes_and_vanishes(talk, server):
+    """Half a request and a FIN; and nothing that the server sends now is ever acknowledged."""
+    with server.paused():
+        talk.send(HALF)
+        talk.half_close()
+        until(lambda: talk.state() == "FIN-WAIT-2", what="the FIN to be acknowledged")
+        vanish(talk.socket)
 
 
 def bytes_that_are_not_utf8(talk, server):

@@ -308,7 +308,7 @@ def _busy(view):
         shown = [f"{call} {times} times, which {how}" for (call, how), times in kinds[:4]]
         rest = sum(times for _, times in kinds[4:])
         shown += [f"others {rest} times"] if rest else []
-        useful = any(how in ("admitted a client", "moved data") for (_, how), _ in kinds)
+        useful = any(how in ("accepted a client", "moved data") for (_, how), _ in kinds)
         word = "busy" if useful else "spinning"
         yield f"{word}: {core}. In {len(calls)} calls: {'; '.join(shown)}"
 
@@ -328,7 +328,7 @@ def _call_and_outcome(view, call):
         closed = ": the peer has closed, and this socket is not closed here"
         outcome = f"returned 0 (end of input{closed if fd in view.sockets else ''})"
     elif name in ACCEPTS:
-        outcome = "admitted a client"
+        outcome = "accepted a client"
     else:  # what is written elsewhere, as to a log, serves nobody
         moved = call.result and (name in RECEIVES or name in SENDS and fd in view.sockets)
         outcome = "moved data" if moved else "succeeded"
@@ -339,9 +339,9 @@ def _limits(view):
     for fd, file in view.listeners.items():
         waiting = file.socket.unread
         if file.limit is not None and waiting > file.limit:
-            admits = f"{waiting} wait, and listen({file.limit}) admits {file.limit + 1}"
+            room = f"{waiting} wait, and listen({file.limit}) lets in {file.limit + 1}"
             lost = "New SYNs are dropped, and tried again after 1 s"
-            yield f"the accept queue of {fd} is full: {admits}. {lost}"
+            yield f"the accept queue of {fd} is full: {room}. {lost}"
     if len(view.files) >= 0.9 * view.most:
         said = f"{len(view.files)} descriptors are open, and {view.most} are allowed"
         yield f"{said}: then accept fails with EMFILE"

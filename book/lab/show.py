@@ -66,6 +66,7 @@ border:1px solid currentColor}
 .lab-marks :is(td,th):not(:first-child){text-align:center !important}
 .lab-dots td:not(:first-child){white-space:nowrap;letter-spacing:.15em}
 .lab-dots b{color:#2f6db5}.lab-dots i{opacity:.45;font-style:normal}
+.lab-defects li{margin:.5em 0}
 .lab-signs{display:none}
 @media (max-width:600px){
 .lab-matrix :is(td,th){padding:.3em .1em !important}
@@ -171,6 +172,7 @@ MARKS = {
     "connected": ("|", INK, "connects"),
     "sent": ("o", INK, "sends"),
     "got": ("v", GREEN, "is answered"),
+    "half-closed": (">", VIOLET, "half-closes"),
     "reset": ("X", RED, "is reset"),
     "reset it": ("X", RED, "resets"),
 }
@@ -348,11 +350,11 @@ def matrix(verdicts, rows=None, columns=None):
     One of many columns shows signs on a phone, and what they mean below it.
     """
     rows, columns = rows or survival.ROWS, columns or survival.COLUMNS
-    header = ["the client", *(HTML(link(c.chapter, c.chapter[:2])) for c in columns)]
+    header = ["the client", *(HTML(link(c.chapter, c.label)) for c in columns)]
     signs = SIGNS if len(columns) > 4 else {}
 
     def cell(row, column):
-        word = verdicts[row.name, column.chapter].word
+        word = verdicts[row.name, column.label].word
         shown = pill(word, KINDS.get(word, "bad"), signs.get(word, ""))
         return HTML(link(row.chapter, shown) if row.chapter and word not in KINDS else shown)
 

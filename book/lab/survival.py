@@ -21,9 +21,9 @@ import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from . import clients, kernel
+from . import chapters, clients, kernel
 from .server import Server, until
 
 VERDICTS = {
@@ -59,15 +59,27 @@ class Verdict:
 class Column:
     """A server: its file, the chapter that explains it, and what sets it apart.
 
+    path: a file; or a name without a folder, and then a cell of that chapter writes it to run/.
+    label: what stands above the column; the chapter's number, unless given.
     answers_once: it is written to end after its first answer. one_at_a_time: it holds one
     client's descriptor at the most. long_answer: its answer is longer than a send buffer.
     """
 
     chapter: str
     path: str
+    label: str = ""
     answers_once: bool = False
     one_at_a_time: bool = False
     long_answer: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "label", self.label or self.chapter[:2])
+
+    def file(self):
+        """The path of its file, which is written first where a chapter's cell holds it."""
+        if "/" in self.path:
+            return self.path
+        return str(chapters.write_program(self.chapter, self.path))
 
 
 def is_hello(answer):
@@ -160,6 +172,7 @@ ROWS = [
     Row(clients.whole_request_then_resets, whatever, "02_request_loop"),
     Row(clients.asks_and_leaves, chapter="04_level_triggered"),
     Row(clients.half_closes_after_asking, hello, "05_edge_triggered"),
+    Row(clients.half_closes_and_vanishes, chapter="10_peers_that_close"),
     Row(clients.bytes_that_are_not_utf8, some_answer, "01_one_request"),
     Row(clients.a_body_left_unread, some_answer, "01_one_request"),
     Row(clients.two_pipelined_requests, hello_twice, "01_one_request"),
@@ -195,6 +208,10 @@ COLUMNS = [
     Column("07_backlog", "../code/07_backlog.py"),
     Column("08_cork", "../code/08_cork.py"),
     Column("09_nodelay", "../code/09_nodelay.py"),
+    Column("10_peers_that_close", "../code/10_peers_that_close.py"),
+    # Chapters 4 and 5 with the lines that the translator's note puts into their reading.
+    Column("10_peers_that_close", "10_rewrite_level.py", "04′"),
+    Column("10_peers_that_close", "10_rewrite_edge.py", "05′"),
 ]
 
 
@@ -211,7 +228,7 @@ def judge(row, column):
     """Play one cell; return its Verdict. The server is gone when this returns."""
     if excuse := row.excuse(column):
         return Verdict("n/a", excuse)
-    with Server(column.path) as server:
+    with Server(column.file()) as server:
         return _Scene(row, column, server).verdict()
 
 
@@ -379,16 +396,17 @@ class _Scene:
 
 
 def survey(rows=None, columns=None, at_once=4):
-    """Judge every cell, so many at once; return {(row name, chapter): Verdict}.
+    """Judge every cell, so many at once; return {(row name, column label): Verdict}.
 
     rows and columns: all, unless given. Raises ServerError if a server does not start at all.
     """
     rows = ROWS if rows is None else rows
     columns = COLUMNS if columns is None else columns
+    columns = [replace(column, path=column.file()) for column in columns]  # each written once
     cells = [(row, column) for row in rows for column in columns]
     with ThreadPoolExecutor(at_once) as pool:
         verdicts = pool.map(lambda cell: judge(*cell), cells)
         return {
-            (row.name, column.chapter): verdict
+            (row.name, column.label): verdict
             for (row, column), verdict in zip(cells, verdicts, strict=True)
         }

@@ -1,0 +1,182 @@
+"""What the article says, and what its programs do wrong: the data, and how the pages show it.
+
+book/claims.yml holds the claims, book/defects.yml the defects. The proofs are the notebooks' cells
+with a tag like `claim-42` or `defect-7`.
+"""
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from IPython.display import HTML
+
+from . import chapters, show
+
+CLAIMS = Path(__file__).parent.parent / "claims.yml"
+DEFECTS = CLAIMS.with_name("defects.yml")
+KINDS = ("leaves", "resets", "scarce", "bytes", "closes", "cost", "rest", "never")
+CLAIM_WORDS = {
+    "holds": ("holds", "good"),
+    "caveat": ("holds, with a caveat", "warn"),
+    "outdated": ("no longer", "warn"),
+    "wrong": ("wrong", "bad"),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the article, in our words.
+
+    verdict: a key of CLAIM_WORDS. reason: why, in a sentence or two; empty where it simply holds.
+    chapter: the notebook that it belongs to. untestable: why no cell can prove it, or "".
+    """
+
+    number: int
+    place: str
+    claim: str
+    verdict: str
+    reason: str
+    chapter: str
+    untestable: str = ""
+    SORT = "verdict"
+
+
+@dataclass(frozen=True)
+class Defect:
+    """Something that is wrong with the article's programs.
+
+    programs: which of them, by number. kind: one of KINDS, a section of the page; `never` is for
+    what looks like a defect and can't happen. what: what goes wrong, in a sentence or two.
+    left: how much of it is still so in chapter 10, or "".
+    """
+
+    number: int
+    programs: str
+    kind: str
+    what: str
+    left: str = ""
+    SORT = "kind"
+
+
+def claims():
+    """All claims, {number: Claim}. Raises ValueError, naming the claim, where the data is off."""
+    return _read(CLAIMS, Claim, lambda claim: claim.verdict in CLAIM_WORDS)
+
+
+def defects():
+    """All defects, {number: Defect}. Raises ValueError, naming the defect, as claims() does."""
+    return _read(DEFECTS, Defect, lambda defect: defect.kind in KINDS)
+
+
+def _read(path, kind, is_known):
+    """The entries of a YAML file as objects of a kind, {number: object}."""
+    found = {}
+    for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
+        named = f"{path.name}: {kind.__name__.lower()} {entry.get('number')}"
+        try:
+            each = kind(**entry)
+        except TypeError as error:
+            raise ValueError(f"{named}: {error}") from None
+        if each.number in found or not is_known(each):
+            raise ValueError(f"{named}: twice, or of a {each.SORT} unknown")
+        found[each.number] = each
+    return found
+
+
+def proofs(kind="claim"):
+    """Which notebook's cell proves which claim (or `defect`), {number: notebook}, by its tags."""
+    found, prefix = {}, f"{kind}-"
+    for path in chapters.notebooks():
+        for cell in chapters.cells(path):
+            for tag in cell["metadata"].get("tags", []):
+                if tag.startswith(prefix):
+                    found.setdefault(int(tag.removeprefix(prefix)), path.stem)
+    return found
+
+
+def _number(claim, proven_in):
+    """A claim's number as HTML, which leads to its proof where there is one."""
+    if proven_in:
+        return show.link(proven_in, claim.number, f"claim-{claim.number}")
+    return f"{claim.number}" if claim.untestable else f"{claim.number}, not yet proven"
+
+
+def _card(claim, proven_in, place):
+    """A claim as HTML: verdict, claim, why, and the way to its proof."""
+    word, kind = CLAIM_WORDS[claim.verdict]
+    why = [claim.reason, claim.untestable, f"({claim.place})" if place else ""]
+    return (
+        f'<div class="lab-claim"><p>{html.escape(claim.claim)}</p><p>{show.pill(word, kind)} '
+        f"<small>{html.escape(' '.join(filter(None, why)))} "
+        f"[{_number(claim, proven_in)}]</small></p></div>"
+    )
+
+
+def _folded(claims, proven, more=""):
+    """Claims as HTML: for each verdict one line, which opens to a list."""
+    groups = {}
+    for claim in claims:
+        number = _number(claim, proven.get(claim.number))
+        why = " ".join(filter(None, (claim.reason, claim.untestable)))
+        why = f" <em>{html.escape(why)}</em>" if why else ""
+        line = f"<li>{html.escape(claim.claim)}{why} <small>[{number}]</small></li>"
+        groups.setdefault(claim.verdict, []).append(line)
+    return "".join(
+        f'<details class="lab-folded"><summary>{show.pill(*CLAIM_WORDS[verdict])} '
+        f"{len(lines)}{more}</summary><ul>{''.join(lines)}</ul></details>"
+        for verdict, lines in groups.items()
+    )
+
+
+def verdicts(*numbers, place=False, brief=False):
+    """The claims of these numbers with their verdicts, to read.
+
+    place: with the place where they stand. brief: folded, one line for each verdict.
+    """
+    known, proven = claims(), proofs()
+    if brief:
+        return HTML(show.CSS + _folded([known[number] for number in numbers], proven, " more"))
+    cards = "".join(_card(known[number], proven.get(number), place) for number in numbers)
+    return HTML(show.CSS + cards)
+
+
+def by_chapter(*words):
+    """The claims of these verdicts (keys of CLAIM_WORDS), chapter by chapter, to be opened."""
+    known, proven, parts = claims(), proofs(), []
+    for path in chapters.chapters():
+        mine = [
+            claim
+            for claim in known.values()
+            if claim.chapter == path.stem and claim.verdict in words
+        ]
+        if mine:
+            name = html.escape(chapters.title(path))
+            parts.append(f"<p>{show.link(path.stem, f'{int(path.stem[:2])}. {name}')}</p>")
+            parts.append(_folded(mine, proven))
+    return HTML(show.CSS + "".join(parts))
+
+
+def list_defects(kind):
+    """The defects of a kind as a list: what goes wrong, where, and the way to what shows it."""
+    shown, lines = proofs("defect"), []
+    for defect in defects().values():
+        if defect.kind != kind:
+            continue
+        number = show.link(shown[defect.number], defect.number, f"defect-{defect.number}")
+        of = _programs(defect.programs)
+        left = f" <em>In chapter 10: {html.escape(defect.left)}.</em>" if defect.left else ""
+        lines.append(
+            f'<li value="{defect.number}">{html.escape(defect.what)} '
+            f"<small>{of} [{number}]</small>{left}</li>"
+        )
+    return HTML(f'{show.CSS}<ol class="lab-defects">{"".join(lines)}</ol>')
+
+
+def _programs(which):
+    """In words: "1, 2" are examples, `all` are all six, and other words stand for themselves."""
+    if which == "all":
+        return "all six"
+    if not which[0].isdigit():
+        return html.escape(which)
+    return f"example{'s' if len(which) > 1 else ''} {html.escape(which)}"
