@@ -1,15 +1,16 @@
 """One thread, level-triggered epoll, and each client's end is its own affair.
 
-Whoever asks is answered, half-closed or not, and loses nothing of the answer. An error
-ends the connection that it came from. Connections last as HTTP/1.1 has it; after the
-last answer comes a FIN, and what the client still sends is thrown away until it ends,
-too, or its time is up. Out of descriptors, the server accepts none until one is free.
+Whoever asks is answered, half-closed or not. An error ends the connection that it came
+from. Connections last as HTTP/1.1 has it; after the last answer comes a FIN, and what
+the client still sends is thrown away until it ends, too, or a second is over. Out of
+descriptors, the server accepts none until one is free.
 
 What it lacks are deadlines and limits: a silent client holds its descriptor for ever,
 a header may grow without end, and a console that is full, and not read, stops all. Of
-HTTP it knows little: who sends a body is answered, and that was the last answer.
+HTTP it knows little: a body is not read, and the answer to it is the last one.
 """
 
+import contextlib
 import os
 import re
 import select
@@ -26,7 +27,7 @@ ANSWER = (
 REFUSAL = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 END = re.compile(rb"\n\r?\n")  # of a header: an empty line
 ASKS = re.compile(rb"(?:\r?\n)?([A-Z]+) \S+ HTTP/1\.([01])\r?\n")
-LAST = re.compile(rb"(?im)^(connection:.*\bclose\b|content-length:|transfer-encoding:)")
+LAST = re.compile(rb"(?im)^(connection:.*\bclose\b|content-length|transfer-encoding)")
 
 
 def answer_to(request):
@@ -43,8 +44,8 @@ def say(request):
     """Print it as bytes, line by line: no control character reaches the terminal."""
     try:
         print("-" * 40, *map(bytes, request.splitlines()), sep="\n", flush=True)
-    except OSError:  # the console is gone; from now on it goes nowhere
-        with open(os.devnull, "w") as nowhere:
+    except OSError:  # the console is gone; from now on it goes nowhere, if it can
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
@@ -53,7 +54,7 @@ class Client:
 
     def __init__(self, connection):
         self.connection, self.has_asked_all = connection, False
-        self.received, self.unsent = bytearray(), b""
+        self.received, self.unsent = bytearray(), bytearray()
 
 
 def serve(listener):
@@ -62,6 +63,8 @@ def serve(listener):
     def admit():
         connection, address = listener.accept()
         connection.setblocking(False)
+        # An urgent byte among the others: left unread, it makes close a reset.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         epoll.register(connection, select.EPOLLIN)
         clients[connection.fileno()] = Client(connection)
 
@@ -77,7 +80,8 @@ def serve(listener):
                 epoll.modify(fd, select.EPOLLOUT)
 
     def answer(client):
-        *requests, client.received = END.split(client.received)
+        *requests, rest = END.split(client.received)
+        client.received = bytearray(rest)
         for request in requests:
             if not client.has_asked_all:
                 say(request)
@@ -86,7 +90,7 @@ def serve(listener):
 
     def write(fd):
         client = clients[fd]
-        client.unsent = client.unsent[client.connection.send(client.unsent) :]
+        del client.unsent[: client.connection.send(client.unsent)]
         if not client.unsent:
             epoll.modify(fd, select.EPOLLIN)
             if client.has_asked_all:
