@@ -373,12 +373,12 @@ def test_the_queue_of_somebody_else():
 def test_listeners_are_those_that_listen():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
-        inodes = {local: inode for local, inode, _, _ in kernel.listeners()}
+        inodes = {row.local: row.inode for row in kernel.listeners()}
         assert inodes[address] == os.fstat(listener.fileno()).st_ino
         with lab.Conversation(address) as talk:
             mine = talk.socket.getsockname()
-            assert mine not in {local for local, *_ in kernel.listeners()}
-    assert address not in {local for local, *_ in kernel.listeners()}
+            assert mine not in {row.local for row in kernel.listeners()}
+    assert address not in {row.local for row in kernel.listeners()}
 
 
 def test_counters_count():

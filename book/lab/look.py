@@ -55,12 +55,11 @@ ALWAYS = select.EPOLLERR | select.EPOLLHUP  # epoll_ctl(2): reported whether ask
 
 @dataclass(frozen=True)
 class File:
-    """An open file: in words, its inode; of TCP, its socket; listen(limit), if known."""
+    """An open file: in words, its inode; of TCP, its socket."""
 
     text: str
     inode: int
     socket: kernel.Socket | None
-    limit: int | None
 
     @property
     def listens(self):
@@ -68,7 +67,7 @@ class File:
 
     @property
     def unread(self):
-        """Bytes unread. An end of input counts as one in /proc/net/tcp, and is none."""
+        """Bytes unread. The kernel counts an end of input as one, and it is none."""
         return max(self.socket.unread - (self.socket.state in ENDED), 0)
 
 
@@ -168,9 +167,7 @@ def _read(pid, name):
 
 def _files(pid):
     """The open files of a process: {descriptor: File}."""
-    rows, limits, files = {row.inode: row for row in kernel.sockets()}, {}, {}
-    with contextlib.suppress(OSError):  # without sock_diag(7), their limits are unknown
-        limits = {inode: limit for _, inode, _, limit in kernel.listeners()}
+    rows, files = {row.inode: row for row in kernel.sockets()}, {}
     for fd in sorted(map(int, os.listdir(f"/proc/{pid}/fd"))):
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             text = os.readlink(f"/proc/{pid}/fd/{fd}")
@@ -182,7 +179,7 @@ def _files(pid):
                 text = "{} with {}:{}".format(row.state, *row.remote)
             elif text.startswith(("socket:", "pipe:", "anon_inode:")):
                 text = re.sub(r"anon_inode:|:?\[\d+\]|[][]", "", text)
-            files[fd] = File(text, inode, row, limits.get(inode))
+            files[fd] = File(text, inode, row)
     return files
 
 
@@ -338,8 +335,9 @@ def _call_and_outcome(view, call):
 def _limits(view):
     for fd, file in view.listeners.items():
         waiting = file.socket.unread
-        if file.limit is not None and waiting > file.limit:
-            room = f"{waiting} wait, and listen({file.limit}) lets in {file.limit + 1}"
+        limit = file.socket.limit
+        if waiting > limit:
+            room = f"{waiting} wait, and listen({limit}) lets in {limit + 1}"
             lost = "New SYNs are dropped, and tried again after 1 s"
             yield f"the accept queue of {fd} is full: {room}. {lost}"
     if len(view.files) >= 0.9 * view.most:
@@ -430,7 +428,7 @@ def _watch_line(watch):
 
 def _words(file):
     if file.listens:
-        limit = "unknown" if file.limit is None else file.limit
+        limit = file.socket.limit
         return f"{file.text}, {file.socket.unread} waiting, limit {limit}"
     row = file.socket
     return file.text + (f", {file.unread} unread, {row.unsent} unsent" if row else "")
