@@ -380,3 +380,15 @@ def test_a_fin_to_one_that_vanishes_is_never_acknowledged(serving):
         assert talk.state() == "FIN-WAIT-2"
         talk.reset()
         lab.until(lambda: "LAST-ACK" not in states(server.port))
+
+
+def test_so_many_bytes_are_drained():
+    ours, theirs = clients.pair()
+    with ours, theirs:
+        theirs.send(b"12345")
+        clients.drain(ours, 3)
+        assert ours.recv(10) == b"45"
+        theirs.send(b"6")
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(ConnectionError, match="1 bytes too soon"):
+            clients.drain(ours, 2)

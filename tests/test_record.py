@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import lab
-from conftest import BOOK, FRAME
+from conftest import BOOK, FRAME, ROOT
 from lab.clients import plain_get
 
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
@@ -387,3 +387,11 @@ def test_a_module_of_the_servers_folder_is_recorded_and_a_library_is_not(write):
         of_threads[call["thread"]].append((call["call"], call["line"]))
     assert of_threads["pool_0"] == [("recv", None), ("sendall", None), ("close", None)]
     assert ("accept", 2) in of_threads["MainThread"], "the variant's own line"
+
+
+def test_a_client_asks_in_a_thread():
+    with lab.record(ROOT / "code" / "02_request_loop.py") as run:
+        talk, thread = run.asks("client")
+        thread.join()
+    assert lab.survival.hello(talk)
+    assert [client["name"] for client in run.recording["clients"]] == ["client"]

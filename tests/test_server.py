@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import lab
-from conftest import BOOK
+from conftest import BOOK, ROOT
 from lab.server import Server, ServerError
 
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
@@ -398,3 +398,22 @@ def test_no_scratch_folder_is_left_by_a_failed_start(write, tmp_path, monkeypatc
     with pytest.raises(ServerError):
         Server(write("1 / 0\n"))
     assert not list(folder.iterdir())
+
+
+def test_a_variant_has_other_settings_and_is_the_same_program(monkeypatch):
+    monkeypatch.chdir(BOOK)
+    path = lab.server.variant("04_level_triggered", "test_variant.py", BACKLOG=7)
+    with lab.server.Server(path) as server:
+        assert lab.kernel.accept_queue(server.address) == (0, 7)
+        assert lab.survival.is_hello(lab.get(server.address))
+    Path(path).unlink()
+
+
+def test_the_interest_list_of_a_server_in_names():
+    with lab.server.Server(ROOT / "code" / "04_level_triggered.py") as server:
+        lab.until_blocked(server.pid, "epoll_wait")
+        assert lab.kernel.watched(server.pid) == ["IN|ERR|HUP"]
+    with lab.server.Server(ROOT / "code" / "02_request_loop.py") as server:
+        lab.until_blocked(server.pid, "accept4")
+        with pytest.raises(ValueError, match="not asleep in epoll_wait"):
+            lab.kernel.watched(server.pid)

@@ -214,6 +214,15 @@ def vanish(sock):
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
+def drain(sock, amount):
+    """Receive so many bytes, and forget them. Raises ConnectionError if it ends before."""
+    while amount:
+        data = sock.recv(min(amount, 1 << 20))
+        if not data:
+            raise ConnectionError(f"the other end has closed, {amount} bytes too soon")
+        amount -= len(data)
+
+
 def outcome(call, *arguments):
     """What a call returns, or the name of the error that it raises: "EAGAIN" and so on.
 

@@ -455,6 +455,17 @@ def interest_list(pid, fd):
 _reserved = []  # abstract sockets: they hold a port for this process, and go with it
 
 
+def watched(pid):
+    """The interest list of a process that sleeps in epoll_wait, in names: ["IN|ERR|HUP", ...].
+
+    Raises ValueError if it sleeps in something else, or not at all.
+    """
+    blocked = blocked_in(pid)
+    if not blocked or blocked.call != "epoll_wait":
+        raise ValueError(f"process {pid} is not asleep in epoll_wait: {blocked}")
+    return [mask_names(mask) for mask in interest_list(pid, blocked.arguments[0]).values()]
+
+
 def free_port():
     """A port for a listener that will be bound more than once.
 

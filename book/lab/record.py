@@ -26,10 +26,11 @@ import contextlib
 import json
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 
-from .clients import Conversation
+from .clients import Conversation, plain_get
 from .server import Server, find
 
 MOST_CALLS = 2000
@@ -53,6 +54,13 @@ class Run:
         talk = Conversation(self.server.address, name, seconds)
         self._talks.append(talk)
         return talk
+
+    def asks(self, name):
+        """A client of that name asks and reads, in a thread: (its Conversation, the thread)."""
+        talk = self.talk(name)
+        thread = threading.Thread(target=plain_get, args=[talk, self.server])
+        thread.start()
+        return talk, thread
 
     def is_full(self):
         """Has the limit of calls been reached?"""
