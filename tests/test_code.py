@@ -892,4 +892,6 @@ def test_a_body_is_not_taken_for_a_request(ten, says):
         talk.send(b"POST / HTTP/1.1\r\n" + says + b"\r\n\r\n" + KEPT)
         talk.read_all()
         assert lab.survival.hello(talk)
+    lab.until_at_rest(ten.pid, 1)
+    ten.wait_for("HTTP/1.1")
     assert ten.output().count("HTTP/1.1") == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import BOOK, ROOT
 from lab import clients, survival
 from lab.server import Server
 from lab.survival import Column, Row, judge
@@ -526,7 +526,8 @@ def test_ten_while_it_is_busy_need_a_queue_for_nine(verdict):
         assert verdict(again, ten, survival.hello_all).word == word
 
 
-def test_a_column_may_be_a_program_of_a_chapters_cell():
+def test_a_column_may_be_a_program_of_a_chapters_cell(monkeypatch):
+    monkeypatch.chdir(BOOK)  # where notebooks are at work
     rewrite = next(column for column in survival.COLUMNS if column.label == "05′")
     assert "translator" in Path(rewrite.file()).read_text(encoding="utf-8")
     assert judge(survival.row("plain GET"), rewrite).word == "ok"
