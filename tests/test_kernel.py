@@ -187,7 +187,7 @@ def test_cpu_time_of_an_idle_and_of_a_busy_one(serving):
         lab.until_blocked(server.pid, "accept4")
         assert kernel.cpu_share(server.pid, 0.1) == 0
     with Server(serving("def serve(listener):\n    while True: pass\n")) as server:
-        assert kernel.cpu_share(server.pid, 0.2) > 0.1
+        lab.until(lambda: kernel.cpu_share(server.pid, 0.2) > 0.1, 10)  # others may be busy
         assert kernel.cpu_time(server.pid) > 0.02
 
 

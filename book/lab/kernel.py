@@ -413,11 +413,11 @@ def arrivals(sock, size, seconds=1, quick=None):
     socket to acknowledge late (0) or at once (1), which it forgets by itself, tcp(7).
     """
     found, there, end = [], 0, time.monotonic() + seconds
-    while there < size and (now := time.monotonic()) < end:
+    while there < size and time.monotonic() < end:
         if quick is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, quick)
         if (count := unread(sock)) > there:
-            found.append((now, count - there))
+            found.append((time.monotonic(), count - there))
             there = count
         time.sleep(0.0002)
     return found

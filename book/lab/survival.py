@@ -335,10 +335,12 @@ class _Scene:
             while time.monotonic() < deadline:
                 nothing_to_do = talk.is_closed or not self._unread()
                 share = kernel.cpu_share(self.server.pid, WINDOW)
-                quiet = 2 if share == 0 else quiet + 1 if share <= kernel.SPINNING else 0
-                if quiet == 2:  # nothing at all, or little twice: it may just not get the core
+                # One that spins may not get the core for a while; but then it doesn't sleep.
+                rests = share <= kernel.SPINNING and kernel.is_asleep(self.server.pid)
+                quiet = 0 if not rests else 2 if share == 0 else quiet + 1
+                if quiet == 2:  # nothing at all, or little twice
                     return ""
-                busy = busy + 1 if nothing_to_do and not quiet else 0
+                busy = busy + 1 if nothing_to_do and share > kernel.SPINNING else 0
                 if busy == 2:
                     return f"over {kernel.SPINNING:.0%} of a core with nothing to do"
             return f"not idle once in {3 * PATIENCE} s"
