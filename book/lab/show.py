@@ -69,9 +69,9 @@ border:1px solid currentColor}
 .lab-defects li{margin:.5em 0}
 .lab-signs{display:none}
 @media (max-width:600px){
-.lab-matrix :is(td,th){padding:.3em 0 !important}
+.lab-matrix :is(td,th){padding:.3em .14em !important}
 .lab-matrix td:first-child{font-size:.8em;line-height:1.25;max-width:5.2em}
-.lab-matrix th{font-size:.75em}
+.lab-matrix th{font-size:.7em}
 .lab-matrix :is(td,th):not(:first-child){text-align:center !important}
 .lab-matrix .lab-pill{font-size:0;border:none;padding:0}
 .lab-matrix .lab-pill::before{content:attr(data-sign);font-size:15px;font-weight:600}
