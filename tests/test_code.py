@@ -791,6 +791,24 @@ def test_out_of_descriptors_it_sleeps_and_lets_them_in_when_one_leaves(ten):
         talk.close()
 
 
+def test_when_one_leaves_the_next_is_let_in_at_once(monkeypatch):
+    """And not when the pause is over, which takes a minute here."""
+    monkeypatch.chdir(BOOK)
+    path = lab.server.variant("10_peers_that_close", "test_patient.py", PATIENCE=60)
+    with lab.server.Server(path) as server:
+        lab.until_blocked(server.pid, "epoll_wait")
+        free = lab.kernel.descriptors(server.pid)
+        server.limit(resource.RLIMIT_NOFILE, free + 1)
+        talks = [lab.Conversation(server.address) for _ in range(2)]
+        lab.until(lambda: lab.kernel.descriptors(server.pid) == free + 1)
+        lab.until_blocked(server.pid, "epoll_wait")
+        for talk in talks:
+            lab.clients.plain_get(talk, server)
+            assert lab.survival.hello(talk)
+            talk.close()
+    Path(path).unlink()
+
+
 def test_out_of_descriptors_without_a_client_it_tries_again(ten):
     """Somebody else may have had them: nobody leaves who could remind it."""
     ten.limit(resource.RLIMIT_NOFILE, lab.kernel.descriptors(ten.pid))
