@@ -857,6 +857,16 @@ def test_what_it_costs_does_not_grow_with_what_was_answered(ten):
     assert took < 1.5, "copied again and again it would take some five seconds"
 
 
+def test_what_one_recv_does_not_take_is_reported_again(ten):
+    """More than it asks for is there before it reads: it is level-triggered."""
+    with lab.Conversation(ten.address) as talk:
+        talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
+        with ten.paused():
+            talk.send(b"GET / HTTP/1.0\r\nX: " + b"y" * 150_000 + b"\r\n\r\n")
+        talk.read_all()
+        assert lab.survival.hello(talk)
+
+
 def test_many_small_requests_hold_nobody_up(ten):
     with lab.Conversation(ten.address) as talk:
         before = lab.kernel.cpu_time(ten.pid)
