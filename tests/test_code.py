@@ -911,7 +911,8 @@ def test_what_is_a_request(ten, request_line, status):
         talk.read_all()
         (answer,) = talk.answers(method)
         assert answer.status == status and talk.ended == "closed"
-        assert answer.body == (b"Hello, world!" if (status, method) == (200, "GET") else b"")
+        body = b"Hello, world!" if (status, method) == (200, "GET") else b""
+        assert talk.received.partition(b"\r\n\r\n")[2] == answer.body == body
 
 
 @pytest.mark.parametrize("says", [b"Content-Length: 35", b"content-length : 35"])
