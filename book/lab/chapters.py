@@ -176,12 +176,17 @@ def _execute(path, fresh):
     return time.monotonic() - began
 
 
+def _plain(text):
+    """A text without a terminal's colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
 def _complaints(lines, since):
     """What a build's output warns of, and the last lines of each cell that has failed."""
     yield from (line.rstrip() for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL):", line))
     for report in sorted((ROOT / "_build").rglob("*.err.log")):
         if report.stat().st_mtime >= since:
-            text = re.sub(r"\x1b\[[0-9;]*m", "", report.read_text(encoding="utf-8"))
+            text = _plain(report.read_text(encoding="utf-8"))
             yield "\n".join([report.name, *text.splitlines()[-40:]])
 
 
@@ -199,7 +204,7 @@ def build():
     ) as process:
         lines = []
         for line in process.stdout:
-            lines.append(re.sub(r"\x1b\[[0-9;]*m", "", line))
+            lines.append(_plain(line))
             print(line, end="", flush=True)
     if process.returncode:
         print("\nWhat was wrong, once more:", *_complaints(lines, today), sep="\n")

@@ -319,21 +319,21 @@ def find(name):
     return (Path("run") / path if path.parent == Path() else path).resolve()
 
 
-def variant(chapter, name, start=None, **settings):
-    """Write a server like a chapter's, but with other settings, to run/; return its path.
+def variant(chapter, name, lines="", start=None, **settings):
+    """Write a server like a chapter's, but with something changed, to run/; return its path.
 
     chapter: `04_level_triggered`, as in code/. name: of the file. settings: constants of that
-    module, as BACKLOG=128. start: a module of run/ that uses the chapter's and is to be run in its
-    place.
+    module, as BACKLOG=128. lines: what else is to be done to `chapter`, as a program's text. start:
+    a module of run/ that uses the chapter's and is to be run in its place.
     """
     path = Path("run", name)
-    lines = [f"chapter.{constant} = {value!r}" for constant, value in settings.items()]
+    constants = "".join(f"chapter.{constant} = {value!r}\n" for constant, value in settings.items())
     path.write_text(
         "import importlib, sys\n"
         "sys.path.append('../code')\n"
         f"chapter = importlib.import_module({chapter!r})\n"
-        + "\n".join(lines)
-        + f"\nimportlib.import_module({(start or chapter)!r}).main()\n",
+        f"{constants}{lines}\n"
+        f"importlib.import_module({(start or chapter)!r}).main()\n",
         encoding="utf-8",
     )
     return str(path)
