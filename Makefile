@@ -9,22 +9,22 @@ export PYTHONUTF8 := 1
 .PHONY: book test jupyter code notebooks lint clean
 
 book: .venv/ready
-	@$(PY) -m lab build
+	@$(PY) -m _press build
 
 test: .venv/ready
 	@$(PY) -m ruff check .
 	@$(PY) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout 60 \
-		--nbval-sanitize-with tests/sanitize.cfg tests book
+		--nbval-sanitize-with book/_press/sanitize.cfg tests book
 
 jupyter: .venv/ready
 	@$(PY) -m jupyterlab --notebook-dir book
 
 code: .venv/ready
-	@$(PY) -m lab code
+	@$(PY) -m _press code
 
 # ONLY=02_request_loop names one; FRESH=1 stores new pictures even where nothing has changed.
 notebooks: .venv/ready
-	@$(PY) -m lab $(if $(FRESH),fresh,run) $(ONLY)
+	@$(PY) -m _press $(if $(FRESH),fresh,run) $(ONLY)
 
 lint: .venv/ready
 	@$(PY) -m ruff check .

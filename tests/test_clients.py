@@ -9,9 +9,9 @@ import pytest
 
 import lab
 from conftest import BOOK
-from lab import clients
-from lab.clients import Conversation, parse_answers
-from lab.server import Server
+from survive import awkward, clients
+from survive.clients import Conversation, parse_answers
+from survive.server import serve
 
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
 
@@ -61,11 +61,11 @@ class Stopped:
 @pytest.mark.parametrize(
     ("act", "sent", "end"),
     [
-        (clients.connects_and_closes, b"", "closed"),
-        (clients.half_a_request_then_closes, b"GET / HT", "closed"),
-        (clients.half_a_request_then_resets, b"GET / HT", "reset"),
-        (clients.whole_request_then_resets, clients.REQUEST, "reset"),
-        (clients.asks_and_leaves, clients.REQUEST, "closed"),
+        (awkward.connects_and_closes, b"", "closed"),
+        (awkward.half_a_request_then_closes, b"GET / HT", "closed"),
+        (awkward.half_a_request_then_resets, b"GET / HT", "reset"),
+        (awkward.whole_request_then_resets, clients.REQUEST, "reset"),
+        (awkward.asks_and_leaves, clients.REQUEST, "closed"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -78,8 +78,8 @@ def test_those_that_leave(act, sent, end):
 @pytest.mark.parametrize(
     ("act", "sent"),
     [
-        (clients.half_closes_after_asking, clients.REQUEST),
-        (clients.a_bare_line_feed, b"\n\n"),
+        (awkward.half_closes_after_asking, clients.REQUEST),
+        (awkward.a_bare_line_feed, b"\n\n"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -95,16 +95,16 @@ def test_those_that_half_close(act, sent):
 @pytest.mark.parametrize(
     ("act", "starts"),
     [
-        (clients.plain_get, b"GET / HTTP/1.0\r\n\r\n"),
-        (clients.bytes_that_are_not_utf8, b"GET /\xff\xfe HTTP/1.0\r\n\r\n"),
+        (awkward.plain_get, b"GET / HTTP/1.0\r\n\r\n"),
+        (awkward.bytes_that_are_not_utf8, b"GET /\xff\xfe HTTP/1.0\r\n\r\n"),
         (
-            clients.a_body_left_unread,
+            awkward.a_body_left_unread,
             b"POST / HTTP/1.0\r\nContent-Length: 4096\r\n\r\nxxxx",
         ),
-        (clients.head, b"HEAD / HTTP/1.0\r\n\r\n"),
-        (clients.a_header_without_end, b"GET / HTTP/1.0\r\nX-More: and more\r\n"),
-        (clients.sends_without_pause, b"xxxxxxxx"),
-        (clients.a_tls_hello, b"\x16\x03\x01"),
+        (awkward.head, b"HEAD / HTTP/1.0\r\n\r\n"),
+        (awkward.a_header_without_end, b"GET / HTTP/1.0\r\nX-More: and more\r\n"),
+        (awkward.sends_without_pause, b"xxxxxxxx"),
+        (awkward.a_tls_hello, b"\x16\x03\x01"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -136,14 +136,14 @@ def test_it_sends_on_until_it_rests():
     with Listener() as listener, Conversation(listener.address) as talk:
         connection, _ = listener.socket.accept()
         before = set(threading.enumerate())
-        talk.rest()  # there is nothing to end
+        talk.stop_sending()  # there is nothing to end
         taken = 0
         for _ in range(2):  # it can begin again
             more = sent(talk) - taken + 100_000
-            talk.send_on(b"x" * 1000)
+            talk.keep_sending(b"x" * 1000)
             take(connection, more)
             taken += more
-            talk.rest()
+            talk.stop_sending()
             assert set(threading.enumerate()) <= before
             assert talk.socket.gettimeout() == talk.seconds
         take(connection, sent(talk) - taken)
@@ -160,7 +160,7 @@ def test_leaving_ends_sending_on_at_once(leave, end):
     with Listener() as listener:
         before = set(threading.enumerate())
         talk = Conversation(listener.address)
-        talk.send_on(b"x" * 65536)
+        talk.keep_sending(b"x" * 65536)
         lab.until(lambda: talk.events[-1][0] < time.monotonic() - 0.2)
         began = time.monotonic()
         leave(talk)
@@ -175,23 +175,23 @@ def test_sending_on_survives_the_peers_reset():
     with Listener() as listener, Conversation(listener.address) as talk:
         connection, _ = listener.socket.accept()
         before = set(threading.enumerate())
-        talk.send_on(b"x" * 1000)
+        talk.keep_sending(b"x" * 1000)
         take(connection, 100_000)
         clients.reset(connection)
         lab.until(lambda: set(threading.enumerate()) <= before)
-        talk.rest()
+        talk.stop_sending()
         assert talk.socket.gettimeout() == talk.seconds
 
 
 def test_one_that_sends_without_pause_goes_on_when_its_act_is_over():
     with Listener() as listener, Conversation(listener.address) as talk:
         connection, _ = listener.socket.accept()
-        act = threading.Thread(target=clients.sends_without_pause, args=[talk, Stopped()])
+        act = threading.Thread(target=awkward.sends_without_pause, args=[talk, Stopped()])
         act.start()
         take(connection, 2_500_000)
         act.join()
         take(connection, 10_000_000)
-        talk.rest()
+        talk.stop_sending()
         assert not talk.has_said_all
         connection.close()
 
@@ -214,7 +214,7 @@ def segments_in(connection):
     return struct.unpack_from("=I", info, 140)[0]
 
 
-@pytest.mark.parametrize("act", [clients.asks_and_leaves, clients.half_closes_after_asking])
+@pytest.mark.parametrize("act", [awkward.asks_and_leaves, awkward.half_closes_after_asking])
 def test_request_and_fin_travel_in_one_segment(act):
     """SYN, the acknowledgement that ends the handshake, and one segment with both."""
     with Listener() as listener, Conversation(listener.address, seconds=0.1) as talk:
@@ -227,14 +227,14 @@ def test_request_and_fin_travel_in_one_segment(act):
 
 def test_one_byte_at_a_time_is_many_reads():
     with lab.record(LOOP) as run:
-        clients.one_byte_at_a_time(run.talk("slow"), run.server)
-    reads = [call["got"]["bytes"] for call in run.recording["calls"] if call["call"] == "recv"]
+        awkward.one_byte_at_a_time(run.talk("slow"), run.server)
+    reads = [call.moved for call in run.recording.calls("recv")]
     assert sum(reads) == len(clients.REQUEST) and len(reads) > len(clients.REQUEST) / 2
 
 
 def test_never_reading_means_a_small_buffer():
     with Listener() as listener, Conversation(listener.address) as talk:
-        clients.never_reads_a_long_answer(talk, Stopped())
+        awkward.never_reads_a_long_answer(talk, Stopped())
         assert talk.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 10_000
 
 
@@ -248,29 +248,29 @@ def test_a_dribble_does_not_prolong_the_deadline(serving):
                 time.sleep(0.02)
         """
     )
-    with Server(path) as server, Conversation(server.address, seconds=0.3) as talk:
+    with serve(path) as server, Conversation(server.address, seconds=0.3) as talk:
         began = time.monotonic()
         assert talk.read_all()
         assert time.monotonic() - began < 2
 
 
 def test_one_byte_at_a_time_is_many_segments():
-    with Server(LOOP) as server, Conversation(server.address) as talk:
-        clients.one_byte_at_a_time(talk, server)
-        assert lab.survival.hello(talk)
+    with serve(LOOP) as server, Conversation(server.address) as talk:
+        awkward.one_byte_at_a_time(talk, server)
+        assert lab.rows.hello(talk)
         sent = [count for _, what, count in talk.events if what == "sent"]
         assert sent == [1] * len(clients.REQUEST)
 
 
 def test_a_tls_hello_never_holds_an_empty_line():
-    assert b"\n\n" not in clients.tls_hello() and b"\n\r\n" not in clients.tls_hello()
-    assert len(clients.tls_hello()) > 100
+    assert b"\n\n" not in awkward.tls_hello() and b"\n\r\n" not in awkward.tls_hello()
+    assert len(awkward.tls_hello()) > 100
 
 
 def test_two_at_once_are_two_connections():
-    with Server(LOOP) as server, Conversation(server.address) as talk:
-        clients.two_at_once(talk, server)
-        assert lab.survival.hello_each(talk) and len(talk.others) == 1
+    with serve(LOOP) as server, Conversation(server.address) as talk:
+        awkward.two_at_once(talk, server)
+        assert lab.rows.hello_each(talk) and len(talk.others) == 1
 
 
 def test_get_says_why_there_is_no_answer(serving):
@@ -283,10 +283,10 @@ def test_get_says_why_there_is_no_answer(serving):
             listener.accept()
         """
     )
-    with Server(path) as server:
+    with serve(path) as server:
         with pytest.raises(ConnectionError, match="no answer: the connection was closed"):
             lab.get(server.address)
-    with Server(serving("def serve(listener):\n    time.sleep(60)\n")) as server:
+    with serve(serving("def serve(listener):\n    time.sleep(60)\n")) as server:
         began = time.monotonic()
         with pytest.raises(ConnectionError, match="silent for 0.2 s"):
             lab.get(server.address, seconds=0.2)
@@ -294,9 +294,9 @@ def test_get_says_why_there_is_no_answer(serving):
 
 
 def test_events_are_in_order_and_complete():
-    with Server(LOOP) as server:
+    with serve(LOOP) as server:
         talk = Conversation(server.address)
-        clients.plain_get(talk, server)
+        awkward.plain_get(talk, server)
         talk.close()
         talk.close()
     assert [what for _, what, _ in talk.events] == [
@@ -374,8 +374,8 @@ def test_a_fin_to_one_that_vanishes_is_never_acknowledged(serving):
                 listener.accept()
         """
     )
-    with Server(path) as server, clients.Conversation(server.address) as talk:
-        clients.half_closes_and_vanishes(talk, server)
+    with serve(path) as server, clients.Conversation(server.address) as talk:
+        awkward.half_closes_and_vanishes(talk, server)
         lab.until(lambda: "LAST-ACK" in states(pid=server.pid))
         assert talk.state() == "FIN-WAIT-2"
         talk.reset()

@@ -20,7 +20,8 @@ import pytest
 
 import lab
 from conftest import BOOK, ROOT
-from lab import chapters
+from lab import notebooks
+from survive import awkward
 
 SERVERS = sorted((ROOT / "code").glob("*.py"))
 FOUR, FIVE, SIX, SEVEN, EIGHT, NINE, TEN = SERVERS[3:10]
@@ -38,7 +39,7 @@ def run(path, *arguments, **options):
 
 
 def test_every_chapter_has_its_copy_and_no_other_file_is_there():
-    names = {path.stem for path in chapters.chapters()}
+    names = {path.stem for path in notebooks.chapters()}
     assert names == {path.stem for path in SERVERS}
     assert {path.name for path in (ROOT / "code").iterdir()} - {"__pycache__"} == {
         path.name for path in SERVERS
@@ -54,7 +55,7 @@ def test_no_file_is_named_as_a_standard_module():
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
 def test_the_copy_agrees_with_the_notebook(path):
-    written = chapters.program(path.stem, path.name)
+    written = notebooks.program(path.stem, path.name)
     assert path.read_text(encoding="utf-8") == written, "`make code` makes the copies anew"
 
 
@@ -102,7 +103,7 @@ def test_the_queue_is_as_long_as_it_is_told(length, limit):
     """65535 is more than any system allows by default: it gets what there is."""
     most = int(Path("/proc/sys/net/core/somaxconn").read_text())
     arguments = [] if length is None else [length]
-    with lab.server.Server(SEVEN, *arguments) as server:
+    with lab.serve(SEVEN, *arguments) as server:
         expected = min(65535, most) if limit is None else limit
         assert lab.kernel.accept_queue(server.address) == (0, expected)
 
@@ -134,7 +135,7 @@ def test_the_default_port_is_8080(path):
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_quietly_while_it_waits_for_clients(path, number):
-    with lab.server.Server(path) as server:
+    with lab.serve(path) as server:
         lab.until(lambda: lab.kernel.is_asleep(server.pid))
         server.send_signal(number)
         assert server.wait() == 0
@@ -144,7 +145,7 @@ def test_a_signal_ends_it_quietly_while_it_waits_for_clients(path, number):
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_quietly_while_it_talks_to_one(path, number):
-    with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
+    with lab.serve(path) as server, lab.Conversation(server.address) as talk:
         lab.until(lambda: len(lab.kernel.sockets(pid=server.pid)) == 2)
         lab.until(lambda: lab.kernel.is_asleep(server.pid))
         server.send_signal(number)
@@ -161,22 +162,22 @@ def test_how_it_listens(path):
     """
     with lab.record(path) as run:
         lab.until(lambda: lab.kernel.is_asleep(run.server.pid))
-    set_option, _, listen = run.recording["calls"][:3]
+    set_option, _, listen = run.recording.calls()[:3]
     queue = 128 if path.stem[:2] in ("03", "06", "10") else 1
-    assert set_option["given"] == [socket.SOL_SOCKET, socket.SO_REUSEADDR, 1]
-    assert listen["sockets"][str(listen["fd"])] == ["LISTEN", 0, queue]
+    assert set_option.given == [socket.SOL_SOCKET, socket.SO_REUSEADDR, 1]
+    assert listen.sockets[listen.fd] == ("LISTEN", 0, queue)
 
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
 def test_it_listens_on_loopback_alone(path):
-    with lab.server.Server(path) as server:
+    with lab.serve(path) as server:
         (listener,) = lab.kernel.sockets(pid=server.pid)
         assert listener.local[0] == "127.0.0.1"
 
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
 def test_the_answer_and_what_is_printed(path):
-    with lab.server.Server(path) as server:
+    with lab.serve(path) as server:
         answer = lab.get(server.address)
         server.wait_for("GET / HTTP/1.0")
         assert (answer.status, answer.body) == (200, b"Hello, world!")
@@ -192,29 +193,29 @@ def test_it_runs_under_the_c_locale(path):
 
 def test_what_tells_one_from_the_loop():
     one, loop = (ROOT / "code" / name for name in ("01_one_request.py", "02_request_loop.py"))
-    with lab.server.Server(one) as server:
+    with lab.serve(one) as server:
         lab.get(server.address)
         assert server.wait() == 0
-    with lab.server.Server(loop) as server:
+    with lab.serve(loop) as server:
         for _ in range(50):
-            assert lab.survival.is_hello(lab.get(server.address))
+            assert lab.rows.is_hello(lab.get(server.address))
         assert lab.kernel.descriptors(server.pid) == 4
 
 
 @pytest.fixture
 def four():
-    with lab.server.Server(ROOT / "code" / "04_level_triggered.py") as server:
+    with lab.serve(ROOT / "code" / "04_level_triggered.py") as server:
         lab.until_blocked(server.pid, "epoll_wait")
         yield server
 
 
 def test_the_threads_are_as_many_as_the_clients():
-    with lab.server.Server(ROOT / "code" / "03_thread_per_client.py") as server:
+    with lab.serve(ROOT / "code" / "03_thread_per_client.py") as server:
         talks = [lab.Conversation(server.address) for _ in range(5)]
         lab.until(lambda: len(lab.kernel.threads(server.pid)) == 6)
         for talk in talks:
-            lab.clients.plain_get(talk, server)
-            assert lab.survival.hello(talk)
+            awkward.plain_get(talk, server)
+            assert lab.rows.hello(talk)
         lab.until(lambda: len(lab.kernel.threads(server.pid)) == 1)
         assert lab.kernel.descriptors(server.pid) == 4
 
@@ -222,8 +223,8 @@ def test_the_threads_are_as_many_as_the_clients():
 def test_one_thread_serves_the_last_first(four):
     talks = [lab.Conversation(four.address) for _ in range(5)]
     for talk in reversed(talks):
-        lab.clients.plain_get(talk, four)
-        assert lab.survival.hello(talk)
+        awkward.plain_get(talk, four)
+        assert lab.rows.hello(talk)
     assert len(lab.kernel.threads(four.pid)) == 1
     lab.until(lambda: lab.kernel.descriptors(four.pid) == 5)
 
@@ -241,15 +242,15 @@ def test_what_it_watches_at_each_step(four):
     with lab.Conversation(four.address) as talk:
         lab.until(lambda: len(interest(four)) == 2)
         assert set(interest(four).values()) == {select.EPOLLIN | hang_up}
-        lab.clients.plain_get(talk, four)
+        awkward.plain_get(talk, four)
         lab.until(lambda: len(interest(four)) == 1)
 
 
 def test_its_calls_for_one_request():
     with lab.record(ROOT / "code" / "04_level_triggered.py") as run:
-        lab.clients.plain_get(run.talk("client"), run.server)
+        awkward.plain_get(run.talk("client"), run.server)
         lab.until(lambda: lab.kernel.descriptors(run.server.pid) == 6)  # one is the recorder's
-    calls = [call["call"] for call in run.recording["calls"]]
+    calls = [call.name for call in run.recording.calls()]
     assert [call for call in calls if call in ("register", "modify", "unregister")] == [
         "register", "register", "modify", "modify", "unregister",
     ]  # fmt: skip
@@ -260,13 +261,13 @@ def test_a_slow_reader_does_not_stop_the_others(tmp_path):
     text = (ROOT / "code" / "04_level_triggered.py").read_text(encoding="utf-8")
     path = tmp_path / "long.py"
     path.write_text(text.replace('b"Hello, world!"\n)', 'b"Hello, world!"\n) * 100_000'))
-    with lab.server.Server(path) as server:
+    with lab.serve(path) as server:
         slow = lab.Conversation(server.address)
         slow.send(lab.clients.REQUEST)
         lab.until(lambda: lab.kernel.unread(slow.socket))
         lab.until(lambda: lab.kernel.is_asleep(server.pid))
         with lab.Conversation(server.address) as other:
-            lab.clients.plain_get(other, server)
+            awkward.plain_get(other, server)
             assert len(other.received) == 7_800_000
         slow.read_all()
         assert len(slow.received) == 7_800_000 and slow.ended == "closed"
@@ -276,12 +277,12 @@ def test_a_slow_reader_does_not_stop_the_others(tmp_path):
 def test_all_is_edge_triggered_at_each_step():
     with lab.record(FIVE) as run:
         lab.until_blocked(run.server.pid, "epoll_wait")
-        lab.clients.plain_get(run.talk("client"), run.server)
+        awkward.plain_get(run.talk("client"), run.server)
         lab.until_at_rest(run.server.pid, 1)
     seen = [
         mask
-        for call in run.recording["calls"]
-        for watched in call["interest"].values()
+        for call in run.recording.calls()
+        for watched in call.interest.values()
         for mask in watched.values()
     ]
     assert list(dict.fromkeys(seen)) == ["IN|ERR|HUP|ET", "OUT|ERR|HUP|ET", "ERR|HUP|ET"]
@@ -289,16 +290,16 @@ def test_all_is_edge_triggered_at_each_step():
 
 @pytest.mark.parametrize(("path", "answers"), [(FOUR, True), (FIVE, False)], ids=["04", "05"])
 def test_one_that_half_closes_stops_the_edge_triggered_server(path, answers):
-    with lab.server.Server(path) as server:
+    with lab.serve(path) as server:
         other = lab.Conversation(server.address)
         lab.until_at_rest(server.pid, 2)
         with lab.Conversation(server.address, seconds=5 if answers else 0.3) as talk:
-            lab.clients.half_closes_after_asking(talk, server)
-            assert lab.survival.hello(talk) == answers
+            awkward.half_closes_after_asking(talk, server)
+            assert lab.rows.hello(talk) == answers
             other.send(lab.clients.REQUEST)
             other.seconds = talk.seconds
             other.read_all()
-            assert lab.survival.hello(other) == answers
+            assert lab.rows.hello(other) == answers
             if not answers:
                 ours = other.socket.getsockname()
                 assert lab.kernel.find_socket(server.address, ours).unread, "nor read at all"
@@ -306,7 +307,7 @@ def test_one_that_half_closes_stops_the_edge_triggered_server(path, answers):
 
 
 def test_the_edge_triggered_server_is_deaf_after_too_many_clients():
-    with lab.server.Server(FIVE) as server:
+    with lab.serve(FIVE) as server:
         lab.until_blocked(server.pid, "epoll_wait")
         free = lab.kernel.descriptors(server.pid)
         server.limit(resource.RLIMIT_NOFILE, free + 1)
@@ -315,11 +316,11 @@ def test_the_edge_triggered_server_is_deaf_after_too_many_clients():
             with server.paused():
                 late = [lab.Conversation(server.address, seconds=0.3) for _ in range(2)]
             lab.until_blocked(server.pid, "epoll_wait")
-            lab.clients.plain_get(talk, server)
-            assert lab.survival.hello(talk)
+            awkward.plain_get(talk, server)
+            assert lab.rows.hello(talk)
         lab.until(lambda: lab.kernel.descriptors(server.pid) == free)
         for each in late:
-            lab.clients.plain_get(each, server)
+            awkward.plain_get(each, server)
             assert each.received == b"" and not each.ended
         lab.until_blocked(server.pid, "epoll_wait")
         assert lab.kernel.find_socket(server.address).unread == 2
@@ -361,7 +362,7 @@ def gated(write, tmp_path):
     @contextlib.contextmanager
     def gated(clients):
         """Yield the server and so many clients that have asked, with four queries under way."""
-        with lab.server.Server(path) as server:
+        with lab.serve(path) as server:
             lab.until(lambda: len(lab.kernel.threads(server.pid)) == 5)
             talks = [lab.Conversation(server.address) for _ in range(clients)]
             for number, talk in enumerate(talks, 1):
@@ -375,43 +376,44 @@ def gated(write, tmp_path):
     return gated
 
 
-def open_gate(server):
-    """For as long as the context lasts; opened for both, a FIFO waits for nobody."""
-    return open(server.path.with_name("gate"), "r+b", buffering=0)
+@pytest.fixture
+def open_gate(tmp_path):
+    """Open that gate for as long as a block lasts; opened for both, a FIFO waits for nobody."""
+    return lambda: open(tmp_path / "gate", "r+b", buffering=0)
 
 
 def one_shot_interest(server):
     return interest(server, 5)  # number 4 is the database
 
 
-def test_a_socket_is_disarmed_while_its_query_is_under_way(gated):
+def test_a_socket_is_disarmed_while_its_query_is_under_way(gated, open_gate):
     """It stays on the list, for nothing: not even for a hang-up."""
     with gated(1) as (server, (talk,)):
         listener = select.EPOLLIN | select.EPOLLERR | select.EPOLLHUP
         assert {*one_shot_interest(server).values()} == {listener, select.EPOLLONESHOT}
-        with open_gate(server):
-            assert talk.read_all() and lab.survival.hello(talk)
+        with open_gate():
+            assert talk.read_all() and lab.rows.hello(talk)
         lab.until(lambda: len(one_shot_interest(server)) == 1)
 
 
-def test_four_queries_run_at_a_time_and_a_fifth_waits(gated):
+def test_four_queries_run_at_a_time_and_a_fifth_waits(gated, open_gate):
     with gated(5) as (server, talks):
         lab.until(lambda: [*one_shot_interest(server).values()].count(select.EPOLLONESHOT) == 5)
         lab.until(lambda: lab.kernel.is_asleep(server.pid))
         of_the_fifth = lab.kernel.find_socket(server.address, talks[4].socket.getsockname())
         assert of_the_fifth.unread == len(lab.clients.REQUEST)
         assert server.output().count(QUERY) == 4
-        with open_gate(server):
+        with open_gate():
             for talk in talks:
-                assert talk.read_all() and lab.survival.hello(talk)
+                assert talk.read_all() and lab.rows.hello(talk)
         server.wait_for(QUERY, times=5)
 
 
 def test_the_one_shot_server_answers_five_hundred_requests():
-    with lab.server.Server(SIX) as server:
+    with lab.serve(SIX) as server:
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: lab.get(server.address), range(500)))
-        assert all(map(lab.survival.is_hello, answers))
+        assert all(map(lab.rows.is_hello, answers))
         lab.until_at_rest(server.pid, 1)
         assert len(lab.kernel.threads(server.pid)) == 5
         assert (server.stop(), server.errors()) == (0, "")
@@ -423,10 +425,10 @@ def scratch(server):
 
 
 def test_the_database_is_removed_at_the_end():
-    with lab.server.Server(SIX) as server:
+    with lab.serve(SIX) as server:
         folder = scratch(server)
         lab.until(lambda: len(lab.kernel.threads(server.pid)) == 5)
-        assert lab.survival.is_hello(lab.get(server.address))
+        assert lab.rows.is_hello(lab.get(server.address))
         assert [path.suffix for path in folder.iterdir()] == [".db"]
         lab.until_at_rest(server.pid)
         server.send_signal(signal.SIGTERM)
@@ -434,14 +436,14 @@ def test_the_database_is_removed_at_the_end():
         assert not list(folder.iterdir())
 
 
-def test_sigterm_ends_it_while_queries_are_under_way(gated):
+def test_sigterm_ends_it_while_queries_are_under_way(gated, open_gate):
     """They come back when the loop has ended; it waits for them, a second for each."""
     for _ in range(10):
         with gated(4) as (server, talks):
             folder = scratch(server)
             server.send_signal(signal.SIGTERM)
             lab.until_blocked(server.pid, "futex")
-            with open_gate(server):
+            with open_gate():
                 assert server.wait(3) == 0
             assert server.errors() == ""
             assert not list(folder.iterdir())
@@ -498,34 +500,34 @@ def read_answers(talk, number):
 @pipelining
 @pytest.mark.parametrize("number", [1, 2, 30, 1000])
 def test_pipelined_requests_are_all_answered(path, number):
-    with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
+    with lab.serve(path) as server, lab.Conversation(server.address) as talk:
         sender = threading.Thread(target=talk.send, args=[KEPT * (number - 1) + CLOSING])
         sender.start()
         talk.read_all()
         sender.join()
         answers = talk.answers()
-        assert len(answers) == number and all(map(lab.survival.is_hello, answers))
+        assert len(answers) == number and all(map(lab.rows.is_hello, answers))
         assert talk.ended == "closed"
 
 
 @pipelining
 def test_a_request_may_be_split_anywhere(path):
     both = KEPT + CLOSING
-    with lab.server.Server(path) as server:
+    with lab.serve(path) as server:
         for at in range(1, len(both)):
             with lab.Conversation(server.address) as talk:
                 talk.send(both[:at])
                 lab.until_at_rest(server.pid, 2)
                 talk.send(both[at:])
                 talk.read_all()
-                assert lab.survival.hello_twice(talk), at
+                assert lab.rows.hello_twice(talk), at
             lab.until_at_rest(server.pid, 1)
 
 
 @pipelining
 @pytest.mark.parametrize("last", [CLOSING, b"GET / HTTP/1.0\r\n\r\n", CLOSING.lower()])
 def test_nothing_is_answered_after_the_last(path, last):
-    with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
+    with lab.serve(path) as server, lab.Conversation(server.address) as talk:
         talk.send(KEPT + last.replace(b"http/1.1", b"HTTP/1.1") + KEPT)
         talk.read_all()
         assert len(talk.answers()) == 2
@@ -543,7 +545,7 @@ def test_nothing_is_answered_after_the_last(path, last):
     ],
 )
 def test_whether_a_connection_is_kept(path, line, kept):
-    with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
+    with lab.serve(path) as server, lab.Conversation(server.address) as talk:
         talk.send(line + b"\r\n\r\n")
         read_answers(talk, 1)
         if kept:
@@ -566,7 +568,7 @@ def test_a_long_answer_leaves_in_portions_and_whole(path, tmp_path):
         assert text.count(old) == 1
         text = text.replace(old, new)
     long.write_text(text)
-    with lab.server.Server(long) as server, lab.Conversation(server.address) as talk:
+    with lab.serve(long) as server, lab.Conversation(server.address) as talk:
         talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
         talk.send(KEPT + CLOSING)
         lab.until(lambda: lab.kernel.unread(talk.socket))
@@ -577,7 +579,7 @@ def test_a_long_answer_leaves_in_portions_and_whole(path, tmp_path):
 
 @pipelining
 def test_a_kept_connection_is_given_up_when_its_client_leaves(path):
-    with lab.server.Server(path) as server:
+    with lab.serve(path) as server:
         for _ in range(20):
             with lab.Conversation(server.address) as talk:
                 for number in (1, 2):
@@ -590,7 +592,7 @@ def test_a_kept_connection_is_given_up_when_its_client_leaves(path):
 
 @pipelining
 def test_one_that_half_closes_gets_what_it_has_asked_for(path):
-    with lab.server.Server(path) as server, lab.Conversation(server.address) as talk:
+    with lab.serve(path) as server, lab.Conversation(server.address) as talk:
         with server.paused():
             talk.send(KEPT * 3)
             talk.half_close()
@@ -601,12 +603,12 @@ def test_one_that_half_closes_gets_what_it_has_asked_for(path):
 
 @pipelining
 def test_a_client_that_does_not_read_stops_nobody(path):
-    with lab.server.Server(path) as server, lab.Conversation(server.address) as deaf:
+    with lab.serve(path) as server, lab.Conversation(server.address) as deaf:
         deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        deaf.send_on(KEPT * 20)
+        deaf.keep_sending(KEPT * 20)
         lab.until(lambda: sum(count for _, _, count in deaf.events) > 500_000, 5)
-        assert lab.survival.is_hello(lab.get(server.address))
-        deaf.rest()
+        assert lab.rows.is_hello(lab.get(server.address))
+        deaf.stop_sending()
 
 
 def segments_of(path, request, number):
@@ -617,16 +619,14 @@ def segments_of(path, request, number):
         talk.send(request)
         read_answers(talk, number)
         segments = lab.kernel.tcp_info(talk.socket, "data_segs_in")
-    on_it = lab.show.whose_calls(run.recording)
-    calls = run.recording["calls"]
-    return segments, [call for call in calls if (call["t"], call["thread"]) in on_it]
+    return segments, run.recording.of("client")
 
 
 def test_the_cork_is_in_before_the_first_piece_and_out_after_the_last():
     segments, calls = segments_of(EIGHT, KEPT * 5, 5)
     assert segments == 1
     cork = [socket.IPPROTO_TCP, socket.TCP_CORK]
-    spelled = [call["given"] if call["call"] == "setsockopt" else call["call"] for call in calls]
+    spelled = [call.given if call.name == "setsockopt" else call.name for call in calls]
     assert [*cork, True] in spelled and [*cork, False] in spelled
     first, last = spelled.index([*cork, True]), spelled.index([*cork, False])
     assert spelled[first + 1 : last] == ["send"] * 15
@@ -634,7 +634,7 @@ def test_the_cork_is_in_before_the_first_piece_and_out_after_the_last():
 
 
 def test_an_answer_is_never_kept_back_by_the_cork():
-    with lab.server.Server(EIGHT) as server, lab.Conversation(server.address) as talk:
+    with lab.serve(EIGHT) as server, lab.Conversation(server.address) as talk:
         took = []
         for number in range(1, 21):
             began = time.monotonic()
@@ -646,7 +646,7 @@ def test_an_answer_is_never_kept_back_by_the_cork():
 
 def late_rounds(path, number=12):
     """What rounds take, with a client that acknowledges late; seconds, sorted."""
-    with lab.server.Server(path) as server:
+    with lab.serve(path) as server:
         lab.until_blocked(server.pid, "epoll_wait")  # it listens before the option is set
         talk = lab.Conversation(server.address)
         took = []
@@ -673,16 +673,16 @@ def test_no_piece_waits_for_an_acknowledgement(tmp_path):
 
 def test_the_option_is_set_once_on_the_listener():
     _, calls = segments_of(NINE, KEPT, 1)
-    assert "setsockopt" not in [call["call"] for call in calls]
+    assert "setsockopt" not in [call.name for call in calls]
     with lab.record(NINE) as run:
         lab.until_blocked(run.server.pid, "epoll_wait")
-    given = [call["given"] for call in run.recording["calls"] if call["call"] == "setsockopt"]
+    given = [call.given for call in run.recording.calls() if call.name == "setsockopt"]
     assert [socket.IPPROTO_TCP, socket.TCP_NODELAY, 1] in given
 
 
 @pytest.fixture
 def ten():
-    with lab.server.Server(TEN) as server:
+    with lab.serve(TEN) as server:
         lab.until_blocked(server.pid, "epoll_wait")
         yield server
         if server.is_running():
@@ -701,14 +701,14 @@ def reset_when_it_is_answered(talk, server):
 
 
 def reset_after_the_farewell(talk, server):
-    lab.clients.plain_get(talk, server)
+    awkward.plain_get(talk, server)
     talk.reset()
 
 
 def reset_while_it_is_sent_to(talk, server):
     """Answers are waiting for room in the send buffer."""
     talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-    talk.send_on(KEPT * 20)
+    talk.keep_sending(KEPT * 20)
     epoll = lab.until_blocked(server.pid, "epoll_wait").arguments[0]
     out = select.EPOLLOUT
 
@@ -723,8 +723,8 @@ def reset_while_it_is_sent_to(talk, server):
     "act",
     [
         reset_before_it_asks,
-        lab.clients.half_a_request_then_resets,
-        lab.clients.whole_request_then_resets,
+        awkward.half_a_request_then_resets,
+        awkward.whole_request_then_resets,
         reset_when_it_is_answered,
         reset_after_the_farewell,
         reset_while_it_is_sent_to,
@@ -738,7 +738,7 @@ def test_a_reset_ends_one_connection_whenever_it_comes(ten, act):
         lab.until_at_rest(ten.pid, 2)
     other.send(CLOSING)
     other.read_all()
-    assert lab.survival.hello(other)
+    assert lab.rows.hello(other)
     other.close()
 
 
@@ -746,7 +746,7 @@ def test_who_sends_on_after_the_farewell_is_cut_off_after_a_second(ten):
     with lab.Conversation(ten.address) as talk:
         talk.send(CLOSING)
         talk.read_all()
-        assert lab.survival.hello(talk)
+        assert lab.rows.hello(talk)
         began = time.monotonic()
         with pytest.raises(ConnectionError):
             while time.monotonic() < began + 5:
@@ -760,7 +760,7 @@ def test_the_first_deadline_is_kept_when_others_follow(ten):
     talks = []
     for _ in range(5):
         talks.append(lab.Conversation(ten.address))
-        lab.clients.plain_get(talks[-1], ten)
+        awkward.plain_get(talks[-1], ten)
         time.sleep(0.05)  # deadlines that differ
     assert lab.kernel.descriptors(ten.pid) == 10
     lab.until_at_rest(ten.pid, 1)  # all are given up
@@ -786,16 +786,16 @@ def test_out_of_descriptors_it_sleeps_and_lets_them_in_when_one_leaves(ten):
     assert lab.kernel.cpu_share(ten.pid, 0.3) <= lab.kernel.SPINNING
     assert lab.kernel.accept_queue(ten.address)[0] == 2
     for talk in talks:
-        lab.clients.plain_get(talk, ten)
-        assert lab.survival.hello(talk)
+        awkward.plain_get(talk, ten)
+        assert lab.rows.hello(talk)
         talk.close()
 
 
 def test_when_one_leaves_the_next_is_let_in_at_once(monkeypatch):
     """And not when the pause is over, which takes a minute here."""
     monkeypatch.chdir(BOOK)
-    path = lab.server.variant("10_peers_that_close", "test_patient.py", PATIENCE=60)
-    with lab.server.Server(path) as server:
+    path = lab.variant("10_peers_that_close", "test_patient.py", PATIENCE=60)
+    with lab.serve(path) as server:
         lab.until_blocked(server.pid, "epoll_wait")
         free = lab.kernel.descriptors(server.pid)
         server.limit(resource.RLIMIT_NOFILE, free + 1)
@@ -803,8 +803,8 @@ def test_when_one_leaves_the_next_is_let_in_at_once(monkeypatch):
         lab.until(lambda: lab.kernel.descriptors(server.pid) == free + 1)
         lab.until_blocked(server.pid, "epoll_wait")
         for talk in talks:
-            lab.clients.plain_get(talk, server)
-            assert lab.survival.hello(talk)
+            awkward.plain_get(talk, server)
+            assert lab.rows.hello(talk)
             talk.close()
     Path(path).unlink()
 
@@ -816,15 +816,15 @@ def test_out_of_descriptors_without_a_client_it_tries_again(ten):
         lab.until(lambda: lab.kernel.accept_queue(ten.address)[0] == 1)
         lab.until_blocked(ten.pid, "epoll_wait")
         ten.limit(resource.RLIMIT_NOFILE, lab.kernel.descriptors(ten.pid) + 10)
-        lab.clients.plain_get(talk, ten)
-        assert lab.survival.hello(talk)
+        awkward.plain_get(talk, ten)
+        assert lab.rows.hello(talk)
 
 
 def test_what_it_prints_is_harmless(ten):
     with lab.Conversation(ten.address) as talk:
         talk.send(b"GET /\x1b]0;x\x07\xff HTTP/1.1\r\nX: \x9b1m\rok\r\nConnection: close\r\n\r\n")
         talk.read_all()
-        assert lab.survival.hello(talk)
+        assert lab.rows.hello(talk)
     ten.wait_for("Connection: close")
     printed = ten.output()
     assert "GET /\\x1b]0;x\\x07\\xff HTTP/1.1" in printed
@@ -864,7 +864,7 @@ def test_what_one_recv_does_not_take_is_reported_again(ten):
         with ten.paused():
             talk.send(b"GET / HTTP/1.0\r\nX: " + b"y" * 150_000 + b"\r\n\r\n")
         talk.read_all()
-        assert lab.survival.hello(talk)
+        assert lab.rows.hello(talk)
 
 
 def test_many_small_requests_hold_nobody_up(ten):
@@ -879,13 +879,13 @@ def test_without_a_console_and_without_descriptors_everybody_is_answered(ten):
     ten.limit(resource.RLIMIT_NOFILE, lab.kernel.descriptors(ten.pid) + 1)
     ten.close_console()
     for _ in range(3):
-        assert lab.survival.is_hello(lab.get(ten.address))
+        assert lab.rows.is_hello(lab.get(ten.address))
 
 
 def test_a_closed_console_does_not_matter_not_even_at_the_end(ten):
     ten.close_console()
     for _ in range(3):
-        assert lab.survival.is_hello(lab.get(ten.address))
+        assert lab.rows.is_hello(lab.get(ten.address))
     ten.send_signal(signal.SIGTERM)
     assert (ten.wait(), ten.errors()) == (0, "")
 
@@ -920,7 +920,7 @@ def test_a_body_is_not_taken_for_a_request(ten, says):
     with lab.Conversation(ten.address) as talk:
         talk.send(b"POST / HTTP/1.1\r\n" + says + b"\r\n\r\n" + KEPT)
         talk.read_all()
-        assert lab.survival.hello(talk)
+        assert lab.rows.hello(talk)
     lab.until_at_rest(ten.pid, 1)
     ten.wait_for("HTTP/1.1")
     assert ten.output().count("HTTP/1.1") == 1

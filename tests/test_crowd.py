@@ -11,7 +11,7 @@ import pytest
 import lab
 from conftest import BOOK
 from lab import crowd
-from lab.server import Server
+from survive.server import serve
 
 HOLDS = """
 def serve(listener):
@@ -27,7 +27,7 @@ def established(server):
 
 
 def test_they_are_all_there_and_all_go(serving):
-    with Server(serving(HOLDS)) as server:
+    with serve(serving(HOLDS)) as server:
         lab.kernel.allow_descriptors(server.pid)
         with lab.Crowd(server.address, 300) as many:
             lab.until(lambda: established(server) == 300)
@@ -54,7 +54,7 @@ def test_one_that_takes_too_long_says_so():
 
 def test_it_goes_with_whoever_has_started_it(serving):
     """Killed, too: nobody is left to close anything."""
-    with Server(serving(HOLDS)) as server:
+    with serve(serving(HOLDS)) as server:
         program = (
             "import os, lab, signal\n"
             f"crowd = lab.Crowd({server.address!r}, 20)\n"

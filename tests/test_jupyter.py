@@ -10,7 +10,7 @@ from jupyter_client.manager import start_new_kernel
 
 import lab
 from conftest import BOOK
-from lab import chapters
+from lab import notebooks
 
 LOOP = "02_request_loop"
 
@@ -57,7 +57,7 @@ class Kernel:
 
     def chapter(self, name=LOOP):
         """Run All: the errors of a notebook's cells."""
-        cells = [c for c in chapters.read(BOOK / f"{name}.ipynb").cells if c.cell_type == "code"]
+        cells = [c for c in notebooks.read(BOOK / f"{name}.ipynb").cells if c.cell_type == "code"]
         return [error for cell in cells if (error := self.run(cell.source, 60)[1])]
 
     def servers(self):
@@ -98,7 +98,7 @@ def test_an_interrupt_leaves_the_servers_running(kernel):
     kernel.manager.interrupt_kernel()
     _, error = kernel.end()
     assert "KeyboardInterrupt" in error[-1]
-    assert lab.survival.is_hello(lab.get(address))
+    assert lab.rows.is_hello(lab.get(address))
     assert not gone(process)
 
 
@@ -135,7 +135,7 @@ def test_run_all_twice_and_out_of_order(kernel):
     """One chapter is enough here: nbval runs every notebook, in order, each in a fresh kernel."""
     name = "01_one_request"
     assert kernel.chapter(name) == []
-    cells = [c for c in chapters.read(BOOK / f"{name}.ipynb").cells if c.cell_type == "code"]
+    cells = [c for c in notebooks.read(BOOK / f"{name}.ipynb").cells if c.cell_type == "code"]
     some = {cell.id: cell for cell in cells}
     for name_of_cell in ("one-queue", "one-asleep", "one-run"):
         assert kernel.run(some[name_of_cell].source)[1] == []

@@ -22,16 +22,16 @@ import pytest
 
 import lab
 from conftest import BOOK, ROOT
-from lab import kernel
-from lab.clients import pair
-from lab.server import Server
+from look import kernel
+from survive.clients import pair
+from survive.server import serve
 
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
 
 
 @pytest.mark.skipif(not shutil.which("ss"), reason="ss is not installed (iproute2)")
 def test_sockets_agree_with_ss():
-    with Server(LOOP) as server, lab.Conversation(server.address) as talk:
+    with serve(LOOP) as server, lab.Conversation(server.address) as talk:
         lab.until_blocked(server.pid, "recvfrom")
         with lab.Conversation(server.address) as waiting:
             waiting.send(b"half")
@@ -167,7 +167,7 @@ def test_one_that_runs_is_blocked_in_nothing():
 
 
 def test_one_that_has_ended():
-    with Server(LOOP) as server:
+    with serve(LOOP) as server:
         pid = server.pid
     with pytest.raises(ProcessLookupError, match="has ended"):
         kernel.blocked_in(pid)
@@ -183,10 +183,10 @@ def test_one_that_has_ended_and_is_not_yet_reaped():
 
 
 def test_cpu_time_of_an_idle_and_of_a_busy_one(serving):
-    with Server(LOOP) as server:
+    with serve(LOOP) as server:
         lab.until_blocked(server.pid, "accept4")
         assert kernel.cpu_share(server.pid, 0.1) == 0
-    with Server(serving("def serve(listener):\n    while True: pass\n")) as server:
+    with serve(serving("def serve(listener):\n    while True: pass\n")) as server:
         lab.until(lambda: kernel.cpu_share(server.pid, 0.2) > 0.1, 10)  # others may be busy
         assert kernel.cpu_time(server.pid) > 0.02
 
@@ -266,7 +266,7 @@ def serve(listener):
 
 
 def test_threads_and_where_each_sleeps(serving):
-    with Server(serving(THREADS.format(spins=False))) as server:
+    with serve(serving(THREADS.format(spins=False))) as server:
 
         def blocked():
             threads = kernel.threads(server.pid)
@@ -285,7 +285,7 @@ def test_threads_and_where_each_sleeps(serving):
 
 
 def test_one_running_thread_is_enough_to_be_awake(serving):
-    with Server(serving(THREADS.format(spins=True))) as server:
+    with serve(serving(THREADS.format(spins=True))) as server:
         lab.until(lambda: len(kernel.threads(server.pid)) == 5)
         lab.until_blocked(server.pid, "accept4")
         assert not any(kernel.is_asleep(server.pid) for _ in range(20))
@@ -293,7 +293,7 @@ def test_one_running_thread_is_enough_to_be_awake(serving):
 
 
 def test_at_rest_with_so_many_sockets():
-    with Server(LOOP) as server:
+    with serve(LOOP) as server:
         lab.until_at_rest(server.pid)
         lab.until_at_rest(server.pid, 1)
         assert not kernel.is_at_rest(server.pid, 2)
@@ -307,7 +307,7 @@ def test_at_rest_with_so_many_sockets():
 def test_not_at_rest_with_something_unread(serving):
     """Bytes in a receive queue: it sleeps, and will read them at some time or other."""
     path = serving("def serve(listener):\n    accepted = listener.accept()\n    time.sleep(60)\n")
-    with Server(path) as server, lab.Conversation(server.address) as talk:
+    with serve(path) as server, lab.Conversation(server.address) as talk:
         lab.until_blocked(server.pid, "clock_nanosleep")
         assert kernel.is_at_rest(server.pid)
         talk.send(b"x")
@@ -316,7 +316,7 @@ def test_not_at_rest_with_something_unread(serving):
 
 
 def test_not_at_rest_with_somebody_at_the_door(serving):
-    with Server(serving("def serve(listener):\n    time.sleep(60)\n")) as server:
+    with serve(serving("def serve(listener):\n    time.sleep(60)\n")) as server:
         lab.until_at_rest(server.pid)
         with lab.Conversation(server.address):
             lab.until(lambda: kernel.find_socket(server.address).unread)
@@ -351,7 +351,7 @@ def test_unread_bytes_of_any_kind_of_socket():
 
 
 def test_everything_that_has_ended_says_so_alike():
-    with Server(LOOP) as server:
+    with serve(LOOP) as server:
         os.kill(server.pid, signal.SIGKILL)
         lab.until(lambda: kernel.has_ended(server.pid))
         for question in (
@@ -364,7 +364,7 @@ def test_everything_that_has_ended_says_so_alike():
 
 
 def test_the_queue_of_somebody_else():
-    with Server(ROOT / "code" / "07_backlog.py", 2) as server:
+    with serve(ROOT / "code" / "07_backlog.py", 2) as server:
         assert kernel.accept_queue(server.address) == (0, 2)
         with server.paused(), lab.Conversation(server.address):
             assert kernel.accept_queue(server.address) == (1, 2)
@@ -385,7 +385,7 @@ def test_counters_count():
     before = kernel.counter("ListenOverflows")
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         with lab.Conversation(listener.getsockname()):
-            outside = lab.callers.Caller(listener.getsockname())
+            outside = lab.Asker(listener.getsockname())
             assert kernel.counter("ListenOverflows") > before
             outside.close()
     assert kernel.counter("InOctets", "IpExt") > 0
@@ -455,7 +455,7 @@ def test_drops_of_one_listener():
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         with lab.Conversation(listener.getsockname()):
             assert kernel.drops(listener) == 0
-            outside = [lab.callers.Caller(listener.getsockname()) for _ in range(3)]
+            outside = [lab.Asker(listener.getsockname()) for _ in range(3)]
             assert kernel.drops(listener) == 3
             for caller in outside:
                 caller.close()

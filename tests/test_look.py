@@ -1,7 +1,6 @@
 """A look at servers that misbehave, each in its own way, and at one that does not."""
 
 import contextlib
-import importlib
 import os
 import re
 import resource
@@ -16,11 +15,12 @@ import pytest
 
 import lab
 from conftest import BOOK
-from lab import kernel, tracer
-from lab.server import Server
+from look import command, kernel, strace, symptoms
+from look.report import WIDTH, report
+from look.view import look_at
+from survive.server import serve
 
-look = importlib.import_module("lab.look")  # lab.look is the function
-SCRIPT = BOOK / "lab" / "look.py"
+SCRIPT = BOOK / "look"
 EPOLL = BOOK.parent / "code" / "04_level_triggered.py"
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
 YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
@@ -44,9 +44,9 @@ def until_waiting(server, clients):
 
 def look_at_busy(server):
     """A look once it uses a core, of which, on a machine with more to do, it gets none at times."""
-    lab.until(lambda: kernel.cpu_share(server.pid, 0.1) > 2 * look.SPINNING)
+    lab.until(lambda: kernel.cpu_share(server.pid, 0.1) > 2 * symptoms.SPINNING)
     return lab.until(
-        lambda: ((view := look.look(server.pid)).calls is not None or view.refused) and view
+        lambda: ((view := look_at(server.pid)).calls is not None or view.refused) and view
     )
 
 
@@ -62,9 +62,9 @@ def is_traced(pid):
 @contextlib.contextmanager
 def a_spinning_server():
     """The epoll server after a client has connected and closed."""
-    with Server(EPOLL) as server:
+    with serve(EPOLL) as server:
         lab.Conversation(server.address).close()
-        lab.until(lambda: kernel.cpu_share(server.pid, 0.1) > 2 * look.SPINNING)
+        lab.until(lambda: kernel.cpu_share(server.pid, 0.1) > 2 * symptoms.SPINNING)
         yield server
 
 
@@ -74,29 +74,29 @@ def script(pid):
 
 
 def test_an_idle_one_has_nothing_wrong():
-    with Server(EPOLL) as server:
+    with serve(EPOLL) as server:
         lab.until_blocked(server.pid, "epoll_wait")
-        view = look.look(server.pid, 0.2)
+        view = look_at(server.pid, 0.2)
         server.limit(resource.RLIMIT_NOFILE, len(view.files))
-        few = look.look(server.pid, 0.1)
+        few = look_at(server.pid, 0.1)
     assert f"{len(view.files)} descriptors are open, and {len(view.files)} are" in said(few)
     ((epoll, (watch,)),) = view.epolls.items()
     assert watch.file == view.listeners[watch.fd] and watch.mask & select.EPOLLIN
-    assert view.calls is None and view.share < look.SPINNING
+    assert view.calls is None and view.share < symptoms.SPINNING
     assert re.fullmatch(rf"nothing wrong .* it sleeps in epoll_\w+\({epoll}\)", said(view))
-    text = look.report(view)
+    text = report(view)
     assert f"{watch.fd} for IN: listening on 127.0.0.1:{server.port}, 0 waiting, limit 1" in text
-    assert str(view) == text and f"process {server.pid}: python" in text
-    assert max(map(len, text.splitlines())) <= look.WIDTH
+    assert f"process {server.pid}: python" in text
+    assert max(map(len, text.splitlines())) <= WIDTH
 
 
 def test_a_spinning_one_is_traced_and_lives_on():
     with a_spinning_server() as server:
         view = look_at_busy(server)
-        assert server.process.poll() is None and not is_traced(server.pid)
+        assert server.is_running() and not is_traced(server.pid)
         assert str(lab.get(server.address)) == "200 'Hello, world!'"
         again = look_at_busy(server)  # it can be traced more than once
-    assert server.process.returncode == 0  # not what a stop looks like
+    assert server.status() == 0  # not what a stop looks like
     (closed,) = view.sockets
     assert view.findings[0].startswith("spinning: ")
     assert re.search(
@@ -104,7 +104,7 @@ def test_a_spinning_one_is_traced_and_lives_on():
     )
     assert re.search(rf"recvfrom\({closed}\) \d+ times, which returned 0 \(end of", said(view))
     assert f"1 socket ({closed}) in CLOSE-WAIT" in said(view)
-    assert 0 < len(view.calls) <= tracer.CALLS and again.calls
+    assert 0 < len(view.calls) <= strace.CALLS and again.calls
 
 
 # What uses a core, once a client has connected, and what is said of it.
@@ -131,7 +131,7 @@ HAS_A_THREAD = """
 
 
 @pytest.mark.parametrize(
-    ("serve", "expected"),
+    ("uses", "expected"),
     [
         (MOVES, "busy: .*which moved data"),
         (COMPUTES, "computes: [0-9.]+ of a core, and no system .* Meanwhile 2 clients wait"),
@@ -143,11 +143,11 @@ HAS_A_THREAD = """
     ],
     ids=["moves", "computes", "out", "thread"],
 )
-def test_what_uses_a_core(serving, serve, expected):
+def test_what_uses_a_core(serving, uses, expected):
     path = serving(
-        "import select\ndef serve(listener):\n    connection, _ = listener.accept()" + serve
+        "import select\ndef serve(listener):\n    connection, _ = listener.accept()" + uses
     )
-    with Server(path) as server, lab.Conversation(server.address):
+    with serve(path) as server, lab.Conversation(server.address):
         view = look_at_busy(server)
         assert server.is_running() and not is_traced(server.pid)
     assert re.match(expected, said(view))
@@ -155,25 +155,25 @@ def test_what_uses_a_core(serving, serve, expected):
 
 def test_where_tracing_is_refused_it_says_so(monkeypatch):
     with a_spinning_server() as server:
-        monkeypatch.setattr(tracer, "SEIZE", tracer.DETACH)  # of what is not traced: ESRCH
+        monkeypatch.setattr(strace, "SEIZE", strace.DETACH)  # of what is not traced: ESRCH
         view = look_at_busy(server)
     assert re.match(r"busy or spinning: .* tracing failed \(No such process\)", said(view))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP])
 def test_a_signal_while_it_is_traced(monkeypatch, number):
-    monkeypatch.setattr(tracer, "CALLS", 10**9)
-    monkeypatch.setattr(tracer, "SECONDS", 30)
+    monkeypatch.setattr(strace, "CALLS", 10**9)
+    monkeypatch.setattr(strace, "SECONDS", 30)
     with a_spinning_server() as server:
-        monkeypatch.setattr(look, "SPINNING", -1)  # of whatever it gets of a core
-        looking = threading.Thread(target=look.look, args=[server.pid, 0.1])
+        monkeypatch.setattr(symptoms, "SPINNING", -1)  # of whatever it gets of a core
+        looking = threading.Thread(target=look_at, args=[server.pid, 0.1])
         looking.start()
         lab.until(lambda: is_traced(server.pid))
         os.kill(server.pid, number)
         looking.join(10)
         assert not looking.is_alive()
         if number == signal.SIGSTOP:
-            assert look.look(server.pid, 0.1).findings[0].startswith("stopped, by SIGSTOP")
+            assert look_at(server.pid, 0.1).findings[0].startswith("stopped, by SIGSTOP")
             os.kill(server.pid, signal.SIGCONT)
             assert lab.get(server.address).status == 200
         else:
@@ -181,11 +181,11 @@ def test_a_signal_while_it_is_traced(monkeypatch, number):
 
 
 def test_a_silent_client_holds_up_a_blocking_server():
-    with Server(LOOP) as server, lab.Conversation(server.address) as silent:
+    with serve(LOOP) as server, lab.Conversation(server.address) as silent:
         lab.until_blocked(server.pid, "recvfrom")
         silent.another(), silent.another()
         until_waiting(server, 2)
-        view = look.look(server.pid, 0.2)
+        view = look_at(server.pid, 0.2)
     fd = view.threads[0].looks[-1].arguments[0]
     assert view.findings[0] == (
         "one client holds up all: 2 clients wait in the accept queue, while the main thread sleeps "
@@ -195,7 +195,7 @@ def test_a_silent_client_holds_up_a_blocking_server():
 
 
 def test_an_asyncio_server_whose_handler_sleeps_is_frozen(write):
-    with Server(write(ASYNCIO)) as server, lab.Conversation(server.address) as talk:
+    with serve(write(ASYNCIO)) as server, lab.Conversation(server.address) as talk:
         lab.until(lambda: len(kernel.sockets(pid=server.pid)) == 2)
         lab.until_blocked(server.pid, "epoll_wait")
         talk.send(b"\n")
@@ -203,12 +203,12 @@ def test_an_asyncio_server_whose_handler_sleeps_is_frozen(write):
         talk.another().send(b"abc")
         until_waiting(server, 1)
         talk.send(b"more!")
-        view = look.look(server.pid, 0.1)
+        view = look_at(server.pid, 0.1)
     assert view.findings[0].startswith(
         "frozen: 1 client waits in the accept queue and 5 bytes of 1 socket unread, while the main "
         "thread sleeps in clock_nanosleep (time.sleep()), not in epoll_wait("
     )
-    assert "5 unread, 0 unsent" in str(view) and "1 waiting, limit 100" in str(view)
+    assert "5 unread, 0 unsent" in report(view) and "1 waiting, limit 100" in report(view)
 
 
 @pytest.mark.parametrize(
@@ -223,13 +223,13 @@ def test_what_poll_and_select_watch(serving, selector, calls):
         selector.register(listener, selectors.EVENT_READ)
         selector.select()
     """)
-    with Server(path, selector) as server:
+    with serve(path, selector) as server:
         lab.until(lambda: kernel.is_asleep(server.pid))
-        view = look.look(server.pid, 0.1)
+        view = look_at(server.pid, 0.1)
     (watch,) = view.threads[0].watches
     assert view.threads[0].looks[-1].call in calls and "nothing wrong" in said(view)
     assert watch.file == view.listeners[watch.fd] and watch.mask & select.EPOLLIN
-    assert f"watches 1\n  {watch.fd} for IN" in str(view)
+    assert f"watches 1\n  {watch.fd} for IN" in report(view)
 
 
 def test_threads_that_all_serve_a_client(serving):
@@ -240,16 +240,16 @@ def test_threads_that_all_serve_a_client(serving):
             threading.Thread(target=connection.recv, args=[1]).start()
         threading.Event().wait()
     """)
-    with Server(path) as server, lab.Conversation(server.address) as talk:
+    with serve(path) as server, lab.Conversation(server.address) as talk:
         talk.another(), talk.another()
         until_waiting(server, 1)
         lab.until(lambda: kernel.is_asleep(server.pid))
-        view = look.look(server.pid, 0.1)
+        view = look_at(server.pid, 0.1)
         server.stop(signal.SIGKILL)
-    assert view.findings == [
+    assert view.findings == (
         "all threads are taken: 1 client waits in the accept queue, while 2 threads sleep in "
-        "recvfrom, each on a client"
-    ]
+        "recvfrom, each on a client",
+    )
 
 
 def test_a_registration_that_a_duplicate_keeps(serving):
@@ -267,15 +267,15 @@ def test_a_registration_that_a_duplicate_keeps(serving):
         print(number, flush=True)
         epoll.poll()
     """)
-    with Server(path) as server, lab.Conversation(server.address):
+    with serve(path) as server, lab.Conversation(server.address):
         lab.until_blocked(server.pid, "epoll_wait")
         server.wait_for("\n", times=2)
         number = int(server.output())
-        view = look.look(server.pid, 0.1)
+        view = look_at(server.pid, 0.1)
     (epoll,) = view.epolls
-    assert f"{number} for IN: listening on" in str(view)
+    assert f"{number} for IN: listening on" in report(view)
     assert f"1 socket ({number}) closed here, but watched by epoll {epoll}" in said(view)
-    assert f"{number} for IN: watched, but closed here" in str(view)
+    assert f"{number} for IN: watched, but closed here" in report(view)
 
 
 # Three clients: one watched for nothing, one that does not read, one that leaves.
@@ -302,7 +302,7 @@ def serve(listener):
 
 @pytest.mark.parametrize(("out", "who"), [("OUT", "the process waits"), ("", "nobody watches")])
 def test_what_nobody_watches(serving, out, who):
-    with Server(serving(NEGLECT), out) as server, lab.Conversation(server.address) as talk:
+    with serve(serving(NEGLECT), out) as server, lab.Conversation(server.address) as talk:
         talk.send(b"unread")
         slow = talk.another()
         lab.until(lambda: [row for row in kernel.sockets(server.port) if row.timer == "probe"])
@@ -310,19 +310,19 @@ def test_what_nobody_watches(serving, out, who):
         server.wait_for("\n", times=2)
         lab.until_blocked(server.pid, "epoll_wait")
         quiet, stuck, gone = server.output().split()
-        view = look.look(server.pid, 0.2)
+        view = look_at(server.pid, 0.2)
         assert slow.state() == "ESTABLISHED"
     text = said(view)
     assert f"1 socket ({quiet}) with bytes unread, and nobody watches for IN" in text
     zero = rf"1 socket \({stuck}\) with bytes unsent: .* its window is zero; {who} for OUT"
     assert re.search(zero, text)
     assert f"1 socket ({gone}) in CLOSE-WAIT" in text
-    assert re.search(rf" {quiet} for nothing.*, 6 unread, 0 unsent", str(view))
-    assert re.search(rf" {gone}: CLOSE-WAIT .*, 0 unread, 0 unsent", str(view))  # a FIN is no byte
+    assert re.search(rf" {quiet} for nothing.*, 6 unread, 0 unsent", report(view))
+    assert re.search(rf" {gone}: CLOSE-WAIT .*, 0 unread, 0 unsent", report(view))  # FIN: no byte
 
 
 def test_the_command_line_needs_nothing_but_the_standard_library():
-    with Server(EPOLL) as server:
+    with serve(EPOLL) as server:
         lab.until_blocked(server.pid, "epoll_wait")
         done = script(server.pid)
     if os.geteuid() and YAMA.exists() and YAMA.read_text().strip() != "0":  # no child of the script
@@ -334,7 +334,7 @@ def test_the_command_line_needs_nothing_but_the_standard_library():
 
 @pytest.mark.parametrize("words", [(), ("1", "2"), ("python",), ("-1",), ("0",), ("٣",)])
 def test_complaints_of_the_command_line(capsys, words):
-    assert look.main(words) == 2
+    assert command.main(words) == 2
     captured = capsys.readouterr()
     assert not captured.out and "give the number of one process" in captured.err
     assert captured.err.count("\n") == 1
@@ -345,7 +345,7 @@ def test_one_that_has_ended():
     lab.until(lambda: "State:\tZ" in Path(f"/proc/{child.pid}/status").read_text())
     for _ in range(2):  # a zombie, then nothing
         with pytest.raises(ProcessLookupError):
-            look.look(child.pid, 0.05)
+            look_at(child.pid, 0.05)
         done = script(child.pid)
         assert done.returncode == 2 and f"process {child.pid} has ended" in done.stderr
         assert child.wait() == 0
@@ -356,6 +356,6 @@ def test_one_that_is_not_ours(monkeypatch, capsys):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(kernel, "blocked_in", refuse)
-    assert look.main([str(os.getppid())]) == 2
+    assert command.main([str(os.getppid())]) == 2
     words = capsys.readouterr().err
     assert words.count("\n") == 1 and "the same user" in words and "ptrace_scope" in words

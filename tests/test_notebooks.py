@@ -10,10 +10,10 @@ from collections import Counter
 import pytest
 
 from conftest import BOOK, ROOT
-from lab import chapters
+from lab import notebooks
 
-NOTEBOOKS = chapters.notebooks()
-CHAPTERS = chapters.chapters()
+NOTEBOOKS = notebooks.notebooks()
+CHAPTERS = notebooks.chapters()
 TEXTS = [*NOTEBOOKS, BOOK / "intro.md", ROOT / "README.md"]
 
 
@@ -23,19 +23,19 @@ def by_name(path):
 
 def prose(path):
     return "\n".join(
-        cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown"
+        cell.source for cell in notebooks.read(path).cells if cell.cell_type == "markdown"
     )
 
 
 def outputs(path):
     """Each code cell with the text of all its outputs."""
-    for cell in chapters.read(path).cells:
+    for cell in notebooks.read(path).cells:
         if cell.cell_type == "code":
             yield cell, json.dumps(cell.outputs)
 
 
 def test_cell_ids_are_unique_across_the_book():
-    ids = Counter(cell.id for path in NOTEBOOKS for cell in chapters.read(path).cells)
+    ids = Counter(cell.id for path in NOTEBOOKS for cell in notebooks.read(path).cells)
     assert max(ids.values()) == 1, ids.most_common(3)
 
 
@@ -57,7 +57,7 @@ def test_every_cell_is_compared(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
 def test_metadata_is_the_same_for_every_python(path):
-    assert chapters.read(path).metadata == {
+    assert notebooks.read(path).metadata == {
         "kernelspec": {
             "display_name": "Python 3",
             "language": "python",
@@ -85,7 +85,7 @@ def test_the_anatomy_of_a_chapter(path):
 
 def words(path):
     """Words that a reader reads: prose, tables and verdicts, not code nor what is folded away."""
-    cells = chapters.read(path).cells
+    cells = notebooks.read(path).cells
     shown = " ".join(
         re.sub(r"<style>.*?</style>|<details.*?</details>|<[^>]+>", " ", text, flags=re.DOTALL)
         for cell in cells
@@ -99,7 +99,7 @@ def words(path):
 @pytest.mark.parametrize("path", CHAPTERS, ids=by_name)
 def test_hardly_200_words_without_a_cell_or_a_picture(path):
     run = longest = 0
-    for cell in chapters.read(path).cells:
+    for cell in notebooks.read(path).cells:
         run = run + len(cell.source.split()) if cell.cell_type == "markdown" else 0
         longest = max(longest, run)
     assert longest <= 230
@@ -107,7 +107,7 @@ def test_hardly_200_words_without_a_cell_or_a_picture(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
 def test_one_downloaded_alone_says_what_to_clone(path, tmp_path):
-    setup = next(cell for cell in chapters.read(path).cells if cell.cell_type == "code")
+    setup = next(cell for cell in notebooks.read(path).cells if cell.cell_type == "code")
     done = subprocess.run(
         [sys.executable, "-c", setup.source],
         cwd=tmp_path,

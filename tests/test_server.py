@@ -15,7 +15,8 @@ import pytest
 
 import lab
 from conftest import BOOK, ROOT
-from lab.server import Server, ServerError
+from survive.console import KEPT_BYTES
+from survive.server import CPU_SECONDS, ServerError, serve
 
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
 
@@ -23,7 +24,7 @@ LOOP = BOOK.parent / "code" / "02_request_loop.py"
 def test_a_syntax_error_is_shown_at_once(write):
     began = time.monotonic()
     with pytest.raises(ServerError, match="SyntaxError") as caught:
-        Server(write("def broken(:\n"))
+        serve(write("def broken(:\n"))
     assert "def broken(:" in str(caught.value)
     assert time.monotonic() - began < 5
     assert caught.value._render_traceback_()[0].startswith("server.py ended with status 1")
@@ -31,36 +32,36 @@ def test_a_syntax_error_is_shown_at_once(write):
 
 def test_one_that_dies_at_start_shows_its_own_traceback(write):
     with pytest.raises(ServerError, match="ZeroDivisionError"):
-        Server(write("1 / 0\n"))
+        serve(write("1 / 0\n"))
 
 
 def test_its_traceback_has_no_colours(write, monkeypatch):
     """Jupyter sets FORCE_COLOR; from Python 3.13 on a traceback would follow it."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     with pytest.raises(ServerError, match="\nZeroDivisionError: division by zero") as caught:
-        Server(write("1 / 0\n"))
+        serve(write("1 / 0\n"))
     assert "\x1b" not in str(caught.value)
 
 
 def test_one_that_ends_without_a_word(write):
     with pytest.raises(ServerError, match="ended with status 0:\nIt printed nothing"):
-        Server(write("pass\n"))
+        serve(write("pass\n"))
 
 
 def test_one_that_never_says_that_it_listens(write):
     with pytest.raises(ServerError, match="printed nothing for 0.3 s"):
-        Server(write("import time; time.sleep(60)\n"), seconds=0.3)
+        serve(write("import time; time.sleep(60)\n"), seconds=0.3)
 
 
 @pytest.mark.parametrize("line", ["hello", "listening on nowhere", "listening on :x"])
 def test_one_that_says_something_else(write, line):
     with pytest.raises(ServerError, match="should first print"):
-        Server(write(f"print({line!r}, flush=True); import time; time.sleep(60)\n"))
+        serve(write(f"print({line!r}, flush=True); import time; time.sleep(60)\n"))
 
 
 def test_a_file_that_is_not_there():
     with pytest.raises(ServerError, match="run the cell that writes it first"):
-        Server("run/99_nothing.py")
+        serve("run/99_nothing.py")
 
 
 def test_one_that_ignores_sigterm_is_killed(serving):
@@ -73,20 +74,20 @@ def test_one_that_ignores_sigterm_is_killed(serving):
                 time.sleep(1)
         """
     )
-    server = Server(path)
+    server = serve(path)
     began = time.monotonic()
     assert server.stop(seconds=0.3) == -signal.SIGKILL
     assert 0.3 <= time.monotonic() - began < 3
 
 
 def test_a_stopped_one_can_be_stopped():
-    server = Server(LOOP)
+    server = serve(LOOP)
     server.send_signal(signal.SIGSTOP)
     assert server.stop() == 0
 
 
 def test_stopping_twice_and_its_last_words():
-    server = Server(LOOP)
+    server = serve(LOOP)
     lab.get(server.address)
     server.stop()
     assert server.stop() == 0
@@ -95,10 +96,10 @@ def test_stopping_twice_and_its_last_words():
 
 
 def test_it_gives_back_every_descriptor():
-    Server(LOOP).stop()
+    serve(LOOP).stop()
     before = os.listdir("/proc/self/fd")
     for _ in range(5):
-        Server(LOOP).stop()
+        serve(LOOP).stop()
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
@@ -106,7 +107,7 @@ def test_descriptors_after_a_failed_start(write):
     path = write("1 / 0\n")
     for _ in range(3):
         with pytest.raises(ServerError):
-            Server(path)
+            serve(path)
         before = len(os.listdir("/proc/self/fd"))
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -116,9 +117,9 @@ def test_it_lives_through_an_interrupt_of_our_group():
     old = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         script = (
-            "import os, signal, sys, lab.server\n"
+            "import os, signal, sys, lab\n"
             "signal.signal(signal.SIGINT, lambda *_: None)\n"
-            "with lab.server.Server(sys.argv[1]) as server:\n"
+            "with lab.serve(sys.argv[1]) as server:\n"
             "    os.killpg(0, signal.SIGINT)\n"
             "    lab.get(server.address)\n"
             "    print('alive', server.is_running())\n"
@@ -135,8 +136,8 @@ def test_it_lives_through_an_interrupt_of_our_group():
 def orphan(path, stopped=False):
     """Start a server from a process that is then killed by SIGKILL; wait until it dies too."""
     script = (
-        "import signal, sys, time, lab.server\n"
-        "server = lab.server.Server(sys.argv[1])\n"
+        "import signal, sys, time, lab\n"
+        "server = lab.serve(sys.argv[1])\n"
         f"{stopped} and server.send_signal(signal.SIGSTOP)\n"
         "print(server.pid, flush=True)\n"
         "time.sleep(60)\n"
@@ -205,7 +206,7 @@ def test_children_of_a_server_are_stopped_with_it(serving):
             listener.accept()
         """
     )
-    with Server(path) as server:
+    with serve(path) as server:
         server.wait_for("forked")
         (child,) = psutil.Process(server.pid).children()
     lab.until(lambda: not is_alive(child.pid), what="the server's child to die")
@@ -222,7 +223,7 @@ def test_output_without_flush_and_of_any_bytes(write):
         time.sleep(60)
         """
     )
-    with Server(path) as server:
+    with serve(path) as server:
         server.wait_for("out")
         assert server.output() == "not flushed\n\\xff out\n"
         lab.until(lambda: server.errors() == "\\xff err\n")
@@ -236,9 +237,9 @@ def test_much_complaint_does_not_stop_it_nor_fill_anything(serving):
             listener.accept()[0].send(ANSWER)
         """
     )
-    with Server(path) as server:
-        assert lab.survival.is_hello(lab.get(server.address))
-        assert len(server.errors()) <= lab.server.OUTPUT_BYTES
+    with serve(path) as server:
+        assert lab.rows.is_hello(lab.get(server.address))
+        assert len(server.errors()) <= KEPT_BYTES
 
 
 @pytest.mark.parametrize("first", ["", "hello"])
@@ -246,15 +247,15 @@ def test_one_that_says_something_else_and_dies_shows_both(write, first):
     path = write(f"import sys; print({first!r}, flush=True); sys.exit('so it ends')\n")
     began = time.monotonic()
     with pytest.raises(ServerError, match="should first print"):
-        Server(path)
+        serve(path)
     assert time.monotonic() - began < 5
 
 
 def test_paused_means_stopped():
-    with Server(LOOP) as server:
+    with serve(LOOP) as server:
         with server.paused():
             assert psutil.Process(server.pid).status() == psutil.STATUS_STOPPED
-        assert lab.survival.is_hello(lab.get(server.address))
+        assert lab.rows.is_hello(lab.get(server.address))
 
 
 def is_alive(pid):
@@ -267,24 +268,24 @@ def is_alive(pid):
 def test_servers_of_a_thread_pool_outlive_the_pool():
     """A parent-death signal follows the thread that started the process; this must not."""
     started = []
-    thread = threading.Thread(target=lambda: started.append(Server(LOOP)))
+    thread = threading.Thread(target=lambda: started.append(serve(LOOP)))
     thread.start()
     thread.join()
     with started[0] as server:
-        assert lab.survival.is_hello(lab.get(server.address))
+        assert lab.rows.is_hello(lab.get(server.address))
 
 
 def test_one_that_spins_and_is_forgotten_ends_by_itself(serving):
     path = serving("def serve(listener):\n    while True: pass\n")
-    with Server(path) as server:
+    with serve(path) as server:
         server.limit(resource.RLIMIT_CPU, 1)
         assert server.wait(seconds=30) == -signal.SIGXCPU
 
 
 def test_every_server_has_a_cpu_limit():
-    with Server(LOOP) as server:
+    with serve(LOOP) as server:
         soft, _ = resource.prlimit(server.pid, resource.RLIMIT_CPU)
-        assert 0 < soft <= lab.server.CPU_SECONDS  # no limit would be -1
+        assert 0 < soft <= CPU_SECONDS  # no limit would be -1
 
 
 def test_starting_again_stops_the_one_before(capsys):
@@ -304,9 +305,9 @@ def test_much_output_does_not_stop_it(serving):
             listener.accept()[0].send(ANSWER)
         """
     )
-    with Server(path) as server:
-        assert lab.survival.is_hello(lab.get(server.address))
-        assert len(server.output()) <= lab.server.OUTPUT_BYTES
+    with serve(path) as server:
+        assert lab.rows.is_hello(lab.get(server.address))
+        assert len(server.output()) <= KEPT_BYTES
 
 
 def test_a_closed_console_is_a_broken_pipe(serving):
@@ -317,7 +318,7 @@ def test_a_closed_console_is_a_broken_pipe(serving):
             print("anybody there?", flush=True)
         """
     )
-    with Server(path) as server:
+    with serve(path) as server:
         server.close_console()
         with lab.Conversation(server.address):
             assert server.wait() == 1
@@ -331,14 +332,14 @@ def test_until_says_what_it_waited_for():
 
 @pytest.mark.parametrize(("count", "what"), [(None, "to rest$"), (7, "to rest with 7 sockets$")])
 def test_waiting_for_rest_says_what_it_waited_for(count, what):
-    with Server(LOOP) as server, server.paused(), lab.Conversation(server.address):
+    with serve(LOOP) as server, server.paused(), lab.Conversation(server.address):
         with pytest.raises(TimeoutError, match=f"waited 0.05 s for process {server.pid} {what}"):
             lab.until_at_rest(server.pid, count, seconds=0.05)
 
 
 def test_waiting_for_output_that_never_comes():
     with (
-        Server(LOOP) as server,
+        serve(LOOP) as server,
         pytest.raises(ServerError, match="has not printed 'never'"),
     ):
         server.wait_for("never", seconds=0.05)
@@ -355,7 +356,7 @@ def serve(listener):
             time.sleep(60)
 """
     for _ in range(10):
-        with Server(serving(prints)) as server:
+        with serve(serving(prints)) as server:
             server.wait_for("x")
             server.close_console()
             server.close_console()
@@ -372,7 +373,7 @@ KEEPS_A_FILE = """
 
 
 def test_what_a_killed_server_leaves_in_its_scratch_folder_is_removed(serving):
-    with Server(serving(KEEPS_A_FILE)) as server:
+    with serve(serving(KEEPS_A_FILE)) as server:
         server.wait_for("\n", times=2)
         left = Path(server.output().strip())
         server.send_signal(signal.SIGKILL)
@@ -383,7 +384,7 @@ def test_what_a_killed_server_leaves_in_its_scratch_folder_is_removed(serving):
 
 def test_every_server_has_a_scratch_folder_of_its_own(serving):
     path = serving(KEEPS_A_FILE)
-    with Server(path) as one, Server(path) as other:
+    with serve(path) as one, serve(path) as other:
         folders = [Path(psutil.Process(each.pid).environ()["TMPDIR"]) for each in (one, other)]
         assert len({*folders, Path(tempfile.gettempdir())}) == 3
         for server, folder in zip((one, other), folders, strict=True):
@@ -396,24 +397,24 @@ def test_no_scratch_folder_is_left_by_a_failed_start(write, tmp_path, monkeypatc
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     with pytest.raises(ServerError):
-        Server(write("1 / 0\n"))
+        serve(write("1 / 0\n"))
     assert not list(folder.iterdir())
 
 
 def test_a_variant_has_other_settings_and_is_the_same_program(monkeypatch):
     monkeypatch.chdir(BOOK)
-    path = lab.server.variant("04_level_triggered", "test_variant.py", BACKLOG=7)
-    with lab.server.Server(path) as server:
+    path = lab.variant("04_level_triggered", "test_variant.py", BACKLOG=7)
+    with lab.serve(path) as server:
         assert lab.kernel.accept_queue(server.address) == (0, 7)
-        assert lab.survival.is_hello(lab.get(server.address))
+        assert lab.rows.is_hello(lab.get(server.address))
     Path(path).unlink()
 
 
 def test_the_interest_list_of_a_server_in_names():
-    with lab.server.Server(ROOT / "code" / "04_level_triggered.py") as server:
+    with lab.serve(ROOT / "code" / "04_level_triggered.py") as server:
         lab.until_blocked(server.pid, "epoll_wait")
         assert lab.kernel.watched(server.pid) == ["IN|ERR|HUP"]
-    with lab.server.Server(ROOT / "code" / "02_request_loop.py") as server:
+    with lab.serve(ROOT / "code" / "02_request_loop.py") as server:
         lab.until_blocked(server.pid, "accept4")
         with pytest.raises(ValueError, match="not asleep in epoll_wait"):
             lab.kernel.watched(server.pid)

@@ -4,11 +4,15 @@ import base64
 import re
 import xml.etree.ElementTree as xml
 
+import pytest
+
 import lab
 from conftest import BOOK
-from lab import show, survival
-from lab.clients import plain_get
-from lab.survival import Verdict
+from lab import matrix, show
+from lab.recorder import Call, Client, Event, Recording
+from survive import awkward, rows, scene
+from survive.awkward import plain_get
+from survive.scene import Verdict
 
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
 
@@ -43,7 +47,7 @@ def test_a_timeline_in_two_widths():
 
 def test_a_timeline_of_a_run_that_ended_badly():
     with lab.record(LOOP) as run:
-        lab.clients.half_a_request_then_resets(run.talk("rude"), run.server)
+        awkward.half_a_request_then_resets(run.talk("rude"), run.server)
         run.server.wait()
     assert len(pictures(show.timeline(run.recording, "title", "alt").data)) == 2
 
@@ -93,12 +97,12 @@ def test_difference_shows_what_changed_and_only_that(tmp_path):
 
 
 def test_the_matrix_links_faults_to_the_chapters_that_explain_them():
-    rows, columns = [*survival.ROWS[:2], survival.row("says nothing")], survival.COLUMNS[1:2]
+    some, columns = [*rows.ROWS[:2], rows.row("says nothing")], matrix.COLUMNS[1:2]
     verdicts = {
         (row.name, columns[0].label): Verdict(word)
-        for row, word in zip(rows, ("ok", "n/a", "frozen"), strict=True)
+        for row, word in zip(some, ("ok", "n/a", "frozen"), strict=True)
     }
-    html = show.matrix(verdicts, rows, columns).data
+    html = show.matrix(verdicts, some, columns).data
     assert html.count("<tr>") == 4
     assert 'lab-good">ok</span></td>' in html
     frozen = '<span class="lab-pill lab-bad">frozen</span>'
@@ -107,7 +111,7 @@ def test_the_matrix_links_faults_to_the_chapters_that_explain_them():
 
 def test_the_steps_of_an_epoll_server():
     with lab.record(LOOP.parent / "04_level_triggered.py") as run:
-        lab.clients.plain_get(run.talk("visitor"), run.server)
+        awkward.plain_get(run.talk("visitor"), run.server)
         lab.until_blocked(run.server.pid, "epoll_wait")
     steps = show.steps(run.recording)
     assert steps[:2] == [
@@ -131,48 +135,58 @@ def test_the_steps_of_an_epoll_server():
 def test_lanes_of_threads_are_numbered():
     with lab.record(LOOP.parent / "03_thread_per_client.py") as run:
         for name in ("one", "two"):
-            lab.clients.plain_get(run.talk(name), run.server)
+            awkward.plain_get(run.talk(name), run.server)
     for each in pictures(show.timeline(run.recording, "title", "alt").data):
         texts = {"".join(node.itertext()) for node in each.iter() if node.tag.endswith("text")}
         assert {"server, main thread", "server, thread 1", "server, thread 2"} <= texts
 
 
-def test_who_is_not_let_in_for_long_is_drawn_so():
-    def texts(connected):
-        events = [[0, "calls", 0], [connected, "connected", 0], [connected + 0.1, "left", 0]]
-        client = {"name": "late", "port": 1, "events": events}
-        call = {"t": 0, "took": 2, "thread": "MainThread", "call": "poll", "fd": 3, "got": []}
-        recording = {"clients": [client], "calls": [call], "ended": 2}
-        return show.timeline(recording, "title", "alt").data, recording
+def lanes(events, calls=(), ended=2):
+    """The lanes of a run of one client, `a`, whose events are (when, what)."""
+    client = Client("a", 1, [Event(t, what, 1) for t, what in events])
+    return show.lanes(Recording("s.py", [], None, ended, list(calls), [], [client], False))
 
-    for connected, said in ((1.03, True), (0.2, False)):
-        html, _ = texts(connected)
-        assert all(
-            ("is not let in" in xml.tostring(each, "unicode")) == said for each in pictures(html)
-        )
+
+@pytest.mark.parametrize(("connected", "said"), [(1.03, ["is not let in"]), (0.2, [])])
+def test_who_is_not_let_in_for_long_is_drawn_so(connected, said):
+    events = [(0, "calls"), (connected, "connected"), (connected + 0.1, "left")]
+    (lane,) = lanes(events)
+    assert [bar.what for bar in lane.bars] == said
 
 
 def test_one_waits_until_the_last_piece_is_there():
     """A client's answer in two pieces, and then another round."""
-    steps = [("calls", 0), ("connected", 0), ("sent", 0.1), ("got", 0.2), ("got", 0.5)]
-    steps += [("sent", 0.6), ("got", 0.7), ("closed", 0.8)]
-    drawn = []
+    events = [(0, "calls"), (0, "connected"), (0.1, "sent"), (0.2, "got"), (0.5, "got")]
+    events += [(0.6, "sent"), (0.7, "got"), (0.8, "closed")]
+    (lane,) = lanes(events)
+    assert [bar[:3] for bar in lane.bars] == [(0.1, 0.5, "waits"), (0.6, 0.7, "waits")]
+    assert [what for _, what in lane.marks] == ["connected", "sent", "got", "got", "sent", "got"]
 
-    class Axes:
-        def plot(self, x, y, **style):
-            if style.get("lw") == 4:
-                drawn.append(x)
-            return [type("Line", (), {"set_label": lambda self, label: None})()]
 
-    client = {"name": "a", "events": [[t, what, 1] for what, t in steps]}
-    show._client_lane(Axes(), 0, client, {})
-    assert drawn == [[0.1, 0.5], [0.6, 0.7]]
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [(name, f"server asleep in {name}") for name in ("recv", "send", "accept", "poll", "execute")],
+)
+def test_each_call_that_sleeps_has_a_bar_of_its_own_in_the_servers_lane(name, label):
+    accept = Call("accept", 3, "MainThread", 1, 0.0, [], 0.0, [{"fd": 5}, ["127.0.0.1", 1]])
+    long = Call(name, 5, "MainThread", 2, 0.1, [], 1.5)
+    short = Call(name, 5, "MainThread", 2, 1.7, [], 0.001)
+    client, server = lanes([(0, "calls"), (0, "connected"), (2, "left")], [accept, long, short])
+    assert (client.name, client.is_server, client.bars) == ("a", False, [])
+    assert (server.name, server.is_server, server.marks) == ("server", True, [])
+    assert server.bars == [(0.1, 1.6, label, f"{name}, on a's socket")]
+    assert label in show.COLORS
+
+
+def test_the_colours_of_a_picture_tell_its_bars_apart():
+    asleep = {show.COLORS[f"server asleep in {name}"] for name in ("recv", "send", "poll", "get")}
+    assert len(asleep) == 4
 
 
 def test_a_wide_matrix_has_signs_for_a_phone():
-    row = survival.ROWS[0]
-    words = list(survival.VERDICTS)
-    columns = [survival.Column(f"{n:02}_x", "x") for n in range(len(words))]
+    row = rows.ROWS[0]
+    words = list(scene.VERDICTS)
+    columns = [matrix.Column(f"{n:02}_x", "x") for n in range(len(words))]
     verdicts = {(row.name, c.label): Verdict(word) for c, word in zip(columns, words, strict=True)}
     html = show.matrix(verdicts, [row], columns).data
     signs = re.findall(r'data-sign="(.)"', html)

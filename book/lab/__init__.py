@@ -1,12 +1,13 @@
 """The laboratory: what the notebooks import to run a server, play a client and ask the kernel.
 
-server    a server in a background process         kernel    what the kernel says of it
-clients   a plain client, and the awkward ones     record    everything a run did, on one clock
-survival  every server against every client        show      figures and tables
-crowd     thousands of silent clients              callers   many that ask, from one thread
-look      at any process, by its number            tracer    the system calls that it makes
-bill      what a visit costs                       check     the exercises' checks
-chapters  the notebooks themselves                 findings  the claims and the defects
+session    the notebook's servers and files       recorder  everything a run did, on one clock
+crowd      many clients at once                   cost      what a visit costs a server
+matrix     every server against every client      show      figures and tables
+article    the claims and the defects             notebooks the pages as files
+
+Two more rooms stand beside this one, and need nothing but Python: `survive` (servers, clients, the
+awkward ones, the scene that judges them) and `look` (the kernel's view, and a look at any process).
+What a cell wants of them is here under its own name.
 """
 
 import select
@@ -21,28 +22,25 @@ if not hasattr(select, "epoll"):
 
 _BOOK = Path(__file__).resolve().parent.parent
 _ipython = sys.modules.get("IPython")
-if _ipython and _ipython.get_ipython() and Path.cwd().resolve() != _BOOK:
+_shell = _ipython.get_ipython() if _ipython else None
+if _shell and Path.cwd().resolve() != _BOOK:
     raise ImportError(
         f"This notebook works in its own folder, {_BOOK}, where its servers are written to run/; "
         f"it was started in {Path.cwd()}."
     )
 (_BOOK / "run").mkdir(exist_ok=True)
 
-from . import (  # noqa: E402
-    bill,
-    callers,
-    chapters,
-    clients,
-    crowd,
-    kernel,
-    server,
-    show,
-    survival,
-)  # fmt: skip
-from .check import check  # noqa: E402
-from .clients import Conversation, get, outcome  # noqa: E402
-from .crowd import Crowd  # noqa: E402
-from .findings import (  # noqa: E402
+from look import kernel  # noqa: E402
+from look.report import report  # noqa: E402
+from look.view import look_at  # noqa: E402
+from survive import awkward, clients, rows, scene  # noqa: E402
+from survive.clients import Conversation, get, outcome  # noqa: E402
+from survive.rows import Traits  # noqa: E402
+from survive.server import Server, ServerError, free_port, serve  # noqa: E402
+from survive.waiting import until, until_at_rest, until_blocked  # noqa: E402
+
+from . import article, cost, crowd, matrix, notebooks, session, show  # noqa: E402
+from .article import (  # noqa: E402
     CLAIM_WORDS,
     by_chapter,
     claims,
@@ -50,15 +48,19 @@ from .findings import (  # noqa: E402
     list_defects,
     proofs,
     verdicts,
-)  # fmt: skip
-from .kernel import free_port  # noqa: E402
-from .look import look  # noqa: E402
-from .record import record  # noqa: E402
-from .server import start, stop_all, until, until_at_rest, until_blocked  # noqa: E402
+)
+from .crowd import Asker, Crowd, ask_all  # noqa: E402
+from .matrix import check  # noqa: E402
+from .recorder import record  # noqa: E402
+from .session import start, stop_all, variant  # noqa: E402
+
+if _shell:
+    session.add_magic(_shell)
 
 __all__ = [
-    "CLAIM_WORDS", "Conversation", "Crowd", "bill", "by_chapter", "callers", "chapters", "check",
-    "claims", "clients", "crowd", "defects", "free_port", "get", "kernel", "list_defects", "look",
-    "outcome", "proofs", "record", "server", "show", "start", "stop_all", "survival", "until",
-    "until_at_rest", "until_blocked", "verdicts",
+    "CLAIM_WORDS", "Asker", "Conversation", "Crowd", "Server", "ServerError", "Traits", "article",
+    "ask_all", "awkward", "by_chapter", "check", "claims", "clients", "cost", "crowd", "defects",
+    "free_port", "get", "kernel", "list_defects", "look_at", "matrix", "notebooks", "outcome",
+    "proofs", "record", "report", "rows", "scene", "serve", "session", "show", "start", "stop_all",
+    "until", "until_at_rest", "until_blocked", "variant", "verdicts",
 ]  # fmt: skip

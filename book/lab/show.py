@@ -11,6 +11,8 @@ import base64
 import difflib
 import html
 import io
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from IPython.display import HTML
 from matplotlib import rc_context
@@ -18,8 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from . import kernel, survival
-from .server import find
+from look import kernel
+from survive.rows import ROWS
+
+from .matrix import COLUMNS, EXPLAINED_IN
+from .session import find
 
 WIDE, NARROW = 7.4, 3.5  # inches; 96 CSS pixels each on the page
 INK, PALE, PALER, GRID = "#24292f", "#b4bcc8", "#d9dee5", "#e3e6ea"
@@ -164,129 +169,157 @@ def difference(old, new):
     return HTML(f'{CSS}<div class="lab-scroll"><pre class="lab-diff">{lines}</pre></div>')
 
 
-# Who sleeps in which call, in the timeline. What is not named here counts as running.
-WAITS = {
+# The colours of what fills a time in a timeline: of the calls that the server sleeps in, and of
+# what clients wait for. A server's time that nothing fills is time in which it runs.
+ASLEEP_IN = {
     "accept": PALE, "poll": PALE, "get": PALER, "recv": BLUE, "recv_into": BLUE, "send": ORANGE,
     "sendall": ORANGE, "sendmsg": ORANGE, "execute": VIOLET,
 }  # fmt: skip
+COLORS = {f"server asleep in {call}": color for call, color in ASLEEP_IN.items()} | {
+    "waits": ORANGE,
+    "is not let in": RED,
+}
+# What happens to a client at a moment: the words for it, the marker and its colour.
 MARKS = {
-    "connected": ("|", INK, "connects"),
-    "sent": ("o", INK, "sends"),
-    "got": ("v", GREEN, "is answered"),
-    "half-closed": (">", VIOLET, "half-closes"),
-    "reset": ("X", RED, "is reset"),
-    "reset it": ("X", RED, "resets"),
+    "connected": ("connects", "|", INK),
+    "sent": ("sends", "o", INK),
+    "got": ("is answered", "v", GREEN),
+    "half-closed": ("half-closes", ">", VIOLET),
+    "was reset": ("is reset", "X", RED),
+    "reset": ("resets", "X", RED),
 }
 ASLEEP = 0.002  # seconds: a shorter call is drawn as running
-SHUT_OUT = 0.5  # seconds: whoever takes so long to connect has sent his SYN twice
+SHUT_OUT = 0.5  # seconds: whoever takes so long to connect has sent its SYN twice
+
+
+class Bar(NamedTuple):
+    """What fills a time in a lane: from when to when, what (a key of COLORS), and words over it."""
+
+    start: float
+    end: float
+    what: str
+    words: str = ""
+
+
+@dataclass
+class Lane:
+    """One line of a timeline: a client, or a thread of the server.
+
+    start, end: when it is there. bars: what fills its time. marks: (when, what, a key of MARKS).
+    """
+
+    name: str
+    start: float
+    end: float
+    bars: list
+    marks: list
+    is_server: bool = False
+
+
+def lanes(recording):
+    """Return what a timeline of a recorded run shows, as Lanes: its clients, then its threads."""
+    times = [event.when for client in recording.clients for event in client.events]
+    shown = min(times), max(times)
+    threads = list(dict.fromkeys(call.thread for call in recording.calls()))
+    found = [_client_lane(client) for client in recording.clients]
+    for number, thread in enumerate(threads):
+        name = f"server, thread {number}" if number else "server, main thread"
+        name = name if len(threads) > 1 else "server"
+        calls = [call for call in recording.calls() if call.thread == thread]
+        gone = number and calls[-1].took is not None
+        end = min(calls[-1].returned if gone else recording.ended, shown[1])
+        found.append(_server_lane(name, calls, (shown[0], end), shown[1] - shown[0]))
+    return found
+
+
+def _client_lane(client):
+    """A client's lane: it waits from when it has asked until it is answered, or is let in late."""
+    bars, marks, asked = [], [], None
+    for event, following in zip(client.events, [*client.events[1:], None], strict=True):
+        t, what = event.when, event.what
+        if what == "connected" and t - client.events[0].when > SHUT_OUT:
+            bars.append(Bar(client.events[0].when, t, "is not let in"))
+        goes_on = what == "got" and following and following.what == "got"
+        if what == "sent":
+            asked = t if asked is None else asked
+        elif asked is not None and what != "half-closed" and not goes_on:
+            bars.append(Bar(asked, t, "waits"))
+            asked = None
+        if what in MARKS:
+            marks.append((t, what))
+    return Lane(client.name, client.events[0].when, client.events[-1].when, bars, marks)
+
+
+def _server_lane(name, calls, shown, whole):
+    """A thread's lane, with a bar for each call that it sleeps in; a long one says on whose socket.
+
+    shown: from when to when the thread is shown. whole: how many seconds the timeline shows.
+    """
+    start, end = max(shown[0], calls[0].began), shown[1]
+    bars = []
+    for call in calls:
+        began = max(call.began, start)
+        returned = end if call.took is None else min(call.returned, end)
+        if call.name in ASLEEP_IN and returned - began > ASLEEP:
+            long = call.client and returned - began > 0.3 * whole
+            words = f"{call.name}, on {call.client}'s socket" if long else ""
+            bars.append(Bar(began, returned, f"server asleep in {call.name}", words))
+    return Lane(name, start, end, bars, [], is_server=True)
 
 
 def timeline(recording, title, alt, margin=0.04):
-    """The lifelines of the clients of a recorded run, and below them the server's threads.
+    """Draw the lanes of a recorded run: its clients, and below them the server's threads.
 
-    recording: from lab.record. margin: of the time shown, what is left free at either end.
+    recording: a Recording. margin: of the time shown, what is left free at either end.
     """
-    clients = recording["clients"]
-    times = [t for client in clients for t, _, _ in client["events"]]
-    start, end = min(times), max(times)
+    shown = lanes(recording)
+    clients = [lane for lane in shown if not lane.is_server]
+    start, end = min(lane.start for lane in clients), max(lane.end for lane in clients)
     space = margin * (end - start)
-    threads = list(dict.fromkeys(call["thread"] for call in recording["calls"]))
-    lanes = len(clients) + len(threads)
 
     def draw(figure, narrow):
         axes = figure.subplots()
-        used = {}  # label: handle, of what the legend must explain
-        names = [client["name"] for client in clients]
-        names.append("server" if len(threads) == 1 else "server, main thread")
-        names += [f"server, thread {number}" for number in range(1, len(threads))]
-        for place, name in enumerate(names):
-            axes.text(start - space, -place + 0.2, name, va="bottom", fontweight="bold")
-        for place, client in enumerate(clients):
-            _client_lane(axes, -place, client, used)
-        whose = whose_calls(recording)
-        for place, thread in enumerate(threads, len(clients)):
-            calls = [call for call in recording["calls"] if call["thread"] == thread]
-            last = calls[-1]
-            gone = thread != threads[0] and last["took"] is not None  # the first is the main one
-            until = last["t"] + last["took"] if gone else recording["ended"]
-            _server_lane(axes, -place, calls, whose, (start, min(end, until)), used)
-        axes.set(xlim=(start - space, end + space), ylim=(0.4 - lanes, 0.75))
+        legend = {}  # label: handle, of what must be explained
+        for place, lane in enumerate(shown):
+            axes.text(start - space, -place + 0.2, lane.name, va="bottom", fontweight="bold")
+            _draw_lane(axes, -place, lane, legend)
+        axes.set(xlim=(start - space, end + space), ylim=(0.4 - len(shown), 0.75))
         axes.set(yticks=[], xlabel="seconds")
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
         axes.set_axisbelow(True)
         figure.legend(
-            handles=used.values(),
+            handles=legend.values(),
             loc="outside lower center",
-            ncols=2 if narrow else min(len(used), 5),
+            ncols=2 if narrow else min(len(legend), 5),
             columnspacing=1,
             handletextpad=0.5,
         )
 
-    return picture(draw, title, alt, 0.42 * lanes + 1.3)
+    return picture(draw, title, alt, 0.42 * len(shown) + 1.3)
 
 
-def _client_lane(axes, y, client, used):
-    """One client: a thin line while it is there, a thick one while it waits for an answer."""
-    events = client["events"]
-    axes.plot([events[0][0], events[-1][0]], [y, y], color=INK, lw=1)
-    asked, calls = None, events[0][0]
-    for number, (t, what, _) in enumerate(events):
-        if what == "connected" and t - calls > SHUT_OUT:
-            _bar(axes, y, calls, t, RED, "is not let in", used)
-        following = events[number + 1][1] if number + 1 < len(events) else ""
-        if what == "sent":
-            asked = t if asked is None else asked
-        elif asked is not None and what != "half-closed" and (what, following) != ("got", "got"):
-            _bar(axes, y, asked, t, ORANGE, "waits", used)
-            asked = None
-        if what in MARKS:
-            marker, color, label = MARKS[what]
-            style = {"color": color, "marker": marker, "ls": "", "ms": 7, "mew": 1.5}
-            axes.plot([t], [y], zorder=3, clip_on=False, **style)
-            used.setdefault(label, Line2D([], [], label=label, **style))
-
-
-def _bar(axes, y, start, end, color, label, used):
-    """A thick line over a client's thin one, for the time that it spends in some way."""
-    (line,) = axes.plot([start, end], [y, y], color=color, lw=4, solid_capstyle="butt", label=label)
-    used.setdefault(label, line)
-
-
-def _named(recording):
-    """Each call of a recording, with {descriptor: name of the client} as it was by then."""
-    ports = {client["port"]: client["name"] for client in recording["clients"]}
-    names = {}
-    for call in recording["calls"]:
-        if call["call"] == "accept" and call["got"]:
-            names[call["got"][0]["fd"]] = ports.get(call["got"][1][1], "")
-        yield call, names
-
-
-def whose_calls(recording):
-    """Whose socket a call was on: {(time, thread) of the call: the client's name}."""
-    return {
-        (call["t"], call["thread"]): names[call["fd"]]
-        for call, names in _named(recording)
-        if call["fd"] in names
-    }
-
-
-def _server_lane(axes, y, calls, whose, shown, used):
-    """One thread of the server: a dark line, covered by bars where it sleeps in a call."""
-    start, end = max(shown[0], calls[0]["t"]), shown[1]
-    axes.plot([start, end], [y, y], color=INK, lw=5, solid_capstyle="butt", zorder=1)
-    for call in calls:
-        began = max(call["t"], start)
-        returned = end if call["took"] is None else min(call["t"] + call["took"], end)
-        if call["call"] in WAITS and returned - began > ASLEEP:
-            color, label = WAITS[call["call"]], f"server asleep in {call['call']}"
-            axes.barh(y, returned - began, left=began, height=0.32, color=color, zorder=2)
-            used.setdefault(label, Patch(color=color, label=label))
-            client = whose.get((call["t"], call["thread"]))
-            if client and returned - began > 0.3 * (end - start):
-                text = f"{call['call']}, on {client}'s socket"
-                axes.text(returned, y + 0.2, text, ha="right", va="bottom")
+def _draw_lane(axes, y, lane, legend):
+    """A thin line for a client, a thick dark one for a thread; over it its bars and marks."""
+    axes.plot(
+        [lane.start, lane.end], [y, y], color=INK, lw=5 if lane.is_server else 1,
+        solid_capstyle="butt", zorder=1,
+    )  # fmt: skip
+    for bar in lane.bars:
+        color = COLORS[bar.what]
+        if lane.is_server:
+            axes.barh(y, bar.end - bar.start, left=bar.start, height=0.32, color=color, zorder=2)
+            legend.setdefault(bar.what, Patch(color=color, label=bar.what))
+        else:
+            style = {"color": color, "lw": 4, "solid_capstyle": "butt", "label": bar.what}
+            (line,) = axes.plot([bar.start, bar.end], [y, y], zorder=2, **style)
+            legend.setdefault(bar.what, line)
+        axes.text(bar.end, y + 0.2, bar.words, ha="right", va="bottom")
+    for when, what in lane.marks:
+        words, marker, color = MARKS[what]
+        style = {"color": color, "marker": marker, "ls": "", "ms": 7, "mew": 1.5}
+        axes.plot([when], [y], zorder=3, clip_on=False, **style)
+        legend.setdefault(words, Line2D([], [], label=words, **style))
 
 
 def steps(recording):
@@ -296,37 +329,35 @@ def steps(recording):
     that failed are left out.
     """
     found = []
-    for call, names in _named(recording):
-        if call["call"] == "listen":
-            names[call["fd"]] = "listener"
-        if call["call"] in STEPS and call["got"] != [] and not call["error"]:
-            watched = next(iter(call["interest"].values()), {})
-            kept = [f"{names[int(fd)]}: {mask}" for fd, mask in sorted(watched.items())]
-            found.append((STEPS[call["call"]](call, names), ", ".join(kept) or "empty"))
+    for call, names in recording.named():
+        if call.name == "listen":
+            names[call.fd] = "listener"
+        if call.name in STEPS and call.got != [] and not call.error:
+            kept = [f"{names[fd]}: {mask}" for fd, mask in sorted(call.watched.items())]
+            found.append((STEPS[call.name](call, names), ", ".join(kept) or "empty"))
     return found
 
 
 def _register(call, names):
-    fd, mask = (each["fd"] if isinstance(each, dict) else each for each in call["given"])
-    return f"{call['call']} {names[fd]}, {kernel.mask_names(mask)}"
+    fd, mask = (each["fd"] if isinstance(each, dict) else each for each in call.given)
+    return f"{call.name} {names[fd]}, {kernel.mask_names(mask)}"
 
 
 def _polled(call, names):
-    return "poll → " + ", ".join(f"{names[fd]}: {kernel.mask_names(m)}" for fd, m in call["got"])
+    return "poll → " + ", ".join(f"{names[fd]}: {kernel.mask_names(m)}" for fd, m in call.got)
 
 
 def _on_socket(call, names):
-    return f"{names.get(call['fd'], 'epoll')}.{call['call']}"
+    return f"{names.get(call.fd, 'epoll')}.{call.name}"
 
 
 def _bytes(call, names):
-    got = call["got"]
-    return f"{_on_socket(call, names)} → {got['bytes'] if isinstance(got, dict) else got} bytes"
+    return f"{_on_socket(call, names)} → {call.moved} bytes"
 
 
 STEPS = {
     "register": _register, "modify": _register, "poll": _polled, "recv": _bytes, "send": _bytes,
-    "unregister": lambda call, names: f"unregister {names[call['given'][0]]}",
+    "unregister": lambda call, names: f"unregister {names[call.given[0]]}",
     "accept": _on_socket, "shutdown": _on_socket, "close": _on_socket,
 }  # fmt: skip
 
@@ -346,18 +377,19 @@ def pill(word, kind, sign=""):
 
 
 def matrix(verdicts, rows=None, columns=None):
-    """The survival matrix: verdicts as survival.survey() gives them, linked to their chapters.
+    """Make the survival matrix: verdicts as matrix.survey() gives them, linked to their chapters.
 
     One of many columns shows signs on a phone, and what they mean below it.
     """
-    rows, columns = rows or survival.ROWS, columns or survival.COLUMNS
+    rows, columns = rows or ROWS, columns or COLUMNS
     header = ["the client", *(HTML(link(c.chapter, c.label)) for c in columns)]
     signs = SIGNS if len(columns) > 4 else {}
 
     def cell(row, column):
         word = verdicts[row.name, column.label].word
         shown = pill(word, KINDS.get(word, "bad"), signs.get(word, ""))
-        return HTML(link(row.chapter, shown) if row.chapter and word not in KINDS else shown)
+        chapter = None if word in KINDS else EXPLAINED_IN.get(row.name)
+        return HTML(link(chapter, shown) if chapter else shown)
 
     cells = [[row.name, *(cell(row, column) for column in columns)] for row in rows]
     if not signs:

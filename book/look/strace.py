@@ -1,6 +1,6 @@
 """A small strace: the system calls that one thread makes during a moment, by ptrace(2).
 
-    for call in tracer.trace(pid, thread):
+    for call in strace.trace(pid, thread):
         print(call.name, call.arguments, call.result)
 
 The kernel stops the traced thread at each entry to a call and each exit from it, and tells which
@@ -8,8 +8,9 @@ call it is (PTRACE_GET_SYSCALL_INFO); then it is sent on. After CALLS calls or S
 let go: it runs on, or stays stopped, as it would have without us.
 
 - A tracer is a thread, and its end frees what it still traces. So it is a thread of its own.
-- Only stops are taken by waitid(2), never an end, which is the parent's to learn. Should another
-  thread of ours wait for that very process meanwhile, it could take one of the stops for its end.
+- We wait for stops only (WSTOPPED). The exit status is left for the parent, which would miss it if
+  we took it. Should another thread of ours wait for that very process meanwhile, it could take one
+  of the stops for its end.
 
 Sources: ptrace(2), wait(2), epoll_wait(2); include/uapi/linux/ptrace.h, eventpoll.h.
 """
@@ -27,10 +28,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-try:
-    from . import kernel
-except ImportError:  # imported by a script in this folder
-    import kernel
+from . import kernel
 
 CALLS, SECONDS = 400, 0.3  # that a thread is traced, at the most
 LET_GO = 0.5  # seconds that it may take to stop, so that it can be let go
@@ -78,7 +76,7 @@ def trace(pid, thread):
 
 
 def memory(pid, address, size):
-    """So many bytes of a process's memory. Raises OSError when they cannot be read."""
+    """Read size bytes of a process's memory. Raises OSError when they cannot be read."""
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as file:
         data = os.pread(file.fileno(), size, address)
     if len(data) == size:

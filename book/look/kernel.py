@@ -13,7 +13,6 @@ import errno
 import fcntl
 import os
 import platform
-import random
 import re
 import resource
 import select
@@ -24,12 +23,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# include/net/tcp_states.h
-STATES = (
-    "?", "ESTABLISHED", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSE",
-    "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING", "NEW-SYN-RECV",
-)  # fmt: skip
-TIMERS = ("off", "retransmit", "keepalive", "timewait", "probe")
+# Processes and their threads
+# ---------------------------
 
 # The calls that a server of this book can be found in. The numbers are the machine's own:
 # arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h, where epoll_wait
@@ -112,6 +107,27 @@ def stat(pid, thread=None):
     return text.rpartition(") ")[2].split()
 
 
+def state(pid, thread=None):
+    """Return the state of a process or thread, a letter of proc(5): R, S, T, Z ...; X if gone."""
+    try:
+        return stat(pid, thread)[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+def group(leader):
+    """Return the processes of a process group that have not ended, its leader first if it lives.
+
+    leader: the number of the process that the group is named after, setpgid(2).
+    """
+    found = []
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if os.getpgid(pid) == leader and not has_ended(pid):
+                found.append(pid)
+    return sorted(found, key=lambda pid: (pid != leader, pid))
+
+
 def system_call(number):
     """A system call's name on this machine, or its number where CALLS has none."""
     return CALLS.get(platform.machine(), {}).get(number, f"system call {number}")
@@ -157,34 +173,88 @@ def is_asleep(pid):
     return True
 
 
-def is_at_rest(pid, count=None):
-    """Is a process asleep, with nothing unread in its queues, and count TCP sockets if given?
-
-    Unread are bytes in a receive queue, and clients in an accept queue. Raises as is_asleep.
-    """
-    if not is_asleep(pid):  # the quick look first
-        return False
-    rows = sockets(pid=pid)
-    complete = count is None or len(rows) == count
-    return complete and not any(row.unread for row in rows) and is_asleep(pid)
-
-
 def cpu_time(pid):
-    """CPU time that a process has used, in seconds, to the nanosecond.
+    """Return the CPU time that a process has used, in seconds, to the nanosecond.
 
-    The clock of another process: clock_getcpuclockid(3), include/linux/posix-timers.h.
+    The clock of another process: clock_getcpuclockid(3), include/linux/posix-timers.h. Raises
+    ProcessLookupError when it has ended and been waited for.
     """
-    return time.clock_gettime((~pid << 3) | 2)
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended") from None
 
 
 SPINNING = 0.05  # of a core, with nothing to do: an idle server uses exactly 0
 
 
-def cpu_share(pid, seconds=0.25):
-    """The part of one core that a process uses during a window of so many seconds."""
-    used, began = cpu_time(pid), time.monotonic()
+def share_of_a_core(clock, seconds):
+    """Return the part of one core that is used during a window of so many seconds.
+
+    clock: a function that returns the CPU time used so far, in seconds.
+    """
+    used, began = clock(), time.monotonic()
     time.sleep(seconds)  # a measuring window, not a wait for something
-    return (cpu_time(pid) - used) / (time.monotonic() - began)
+    return (clock() - used) / (time.monotonic() - began)
+
+
+def cpu_share(pid, seconds=0.25):
+    """Return the part of one core that a process uses during a window of so many seconds."""
+    return share_of_a_core(lambda: cpu_time(pid), seconds)
+
+
+def files(pid, kind):
+    """The open files of a kind (`socket`, `pipe`) of a process: {descriptor: inode}.
+
+    Raises ProcessLookupError when it has ended.
+    """
+    found = {}
+    with still_there(pid):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                name, _, inode = os.readlink(link).partition(":[")
+                if name == kind:
+                    found[int(link.name)] = int(inode.rstrip("]"))
+    return found
+
+
+def descriptors(pid):
+    """How many descriptors a process has open. Raises ProcessLookupError when it has ended."""
+    with still_there(pid):
+        return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def memory(pid):
+    """Memory that a process alone has written to, in bytes: Private_Dirty, proc(5).
+
+    Raises ProcessLookupError when it has ended.
+    """
+    with still_there(pid):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Private_Dirty:"):
+                return int(line.split()[1]) * 1024
+        raise ProcessLookupError
+
+
+def allow_descriptors(pid=0):
+    """Raise a process's limit on descriptors as far as its user may; returns the new limit.
+
+    pid: our own process unless given. The soft limit becomes the hard one, setrlimit(2).
+    """
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+# TCP sockets, whoever has them
+# -----------------------------
+
+# include/net/tcp_states.h
+STATES = (
+    "?", "ESTABLISHED", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSE",
+    "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING", "NEW-SYN-RECV",
+)  # fmt: skip
+TIMERS = ("off", "retransmit", "keepalive", "timewait", "probe")
 
 
 @dataclass(frozen=True)
@@ -209,7 +279,12 @@ class Socket:
 
 ALL = (1 << len(STATES)) - 1  # states as a mask
 LISTEN, TIME_WAIT = (1 << STATES.index(name) for name in ("LISTEN", "TIME-WAIT"))
-DIAG, DONE = 20, 3  # SOCK_DIAG_BY_FAMILY, NLMSG_DONE
+
+# What asks for a list of sockets: struct nlmsghdr (length, type, flags, sequence number, sender),
+# then struct inet_diag_req_v2 (family, protocol, extensions, padding, states, whose: anybody's).
+DIAG_REQUEST = struct.Struct("=IHHII BBBxI 48x")
+NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLMSG_DONE = 4, 20, 3  # linux/netlink.h, sock_diag.h
+LIST_ALL = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 
 
 def _diag(states):
@@ -218,20 +293,19 @@ def _diag(states):
     A hundred times as fast as /proc/net/tcp, and it tells the limit of a listener's queue, too.
     Raises OSError if the kernel does not answer.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 4) as diag:  # NETLINK_SOCK_DIAG
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_SOCK_DIAG) as diag:
         diag.settimeout(1)
         for family in (socket.AF_INET, socket.AF_INET6):
-            # struct nlmsghdr: NLM_F_REQUEST | NLM_F_DUMP; struct inet_diag_req_v2
-            asked = (72, DIAG, 0x301, 1, 0, family, socket.IPPROTO_TCP, 0, states)
-            diag.send(struct.pack("=IHHIIBBBxI48x", *asked))
-            data, kind = b"", DIAG
-            while kind == DIAG:
+            message = DIAG_REQUEST.size, SOCK_DIAG_BY_FAMILY, LIST_ALL, 1, 0
+            diag.send(DIAG_REQUEST.pack(*message, family, socket.IPPROTO_TCP, 0, states))
+            data, kind = b"", SOCK_DIAG_BY_FAMILY
+            while kind == SOCK_DIAG_BY_FAMILY:
                 data = data or diag.recv(1 << 18)
                 length, kind = struct.unpack_from("=IH", data)
-                if kind == DIAG:
+                if kind == SOCK_DIAG_BY_FAMILY:
                     yield family, data[16:length]
                 data = data[(length + 3) // 4 * 4 :]
-            if kind != DONE:
+            if kind != NLMSG_DONE:
                 raise OSError("sock_diag(7) has refused to list the sockets")
 
 
@@ -268,19 +342,16 @@ def sockets(port=None, pid=None):
     ]
 
 
-def files(pid, kind):
-    """The open files of a kind (`socket`, `pipe`) of a process: {descriptor: inode}.
+def is_at_rest(pid, count=None):
+    """Is a process asleep, with nothing unread in its queues, and count TCP sockets if given?
 
-    Raises ProcessLookupError when it has ended.
+    Unread are bytes in a receive queue, and clients in an accept queue. Raises as is_asleep.
     """
-    found = {}
-    with still_there(pid):
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                name, _, inode = os.readlink(link).partition(":[")
-                if name == kind:
-                    found[int(link.name)] = int(inode.rstrip("]"))
-    return found
+    if not is_asleep(pid):  # the quick look first
+        return False
+    rows = sockets(pid=pid)
+    complete = count is None or len(rows) == count
+    return complete and not any(row.unread for row in rows) and is_asleep(pid)
 
 
 def find_socket(local, remote=None):
@@ -322,33 +393,8 @@ def counter(name, group="TcpExt"):
     return int(dict(zip(names, numbers, strict=True))[name])
 
 
-def descriptors(pid):
-    """How many descriptors a process has open. Raises ProcessLookupError when it has ended."""
-    with still_there(pid):
-        return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def memory(pid):
-    """Memory that a process alone has written to, in bytes: Private_Dirty, proc(5).
-
-    Raises ProcessLookupError when it has ended.
-    """
-    with still_there(pid):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Private_Dirty:"):
-                return int(line.split()[1]) * 1024
-        raise ProcessLookupError
-
-
-def allow_descriptors(pid=0):
-    """Raise a process's limit on descriptors as far as its user may; returns the new limit.
-
-    pid: our own process unless given. The soft limit becomes the hard one, setrlimit(2).
-    """
-    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
-
+# Our own sockets
+# ---------------
 
 # struct tcp_info, include/uapi/linux/tcp.h: where a field begins, and its format. Of a listening
 # socket, unacked and sacked are the length and the limit of its queue: net/ipv4/tcp.c.
@@ -423,6 +469,9 @@ def arrivals(sock, size, seconds=1, quick=None):
     return found
 
 
+# epoll
+# -----
+
 EVENTS = {
     getattr(select, name): name.removeprefix("EPOLL")
     for name in (
@@ -452,9 +501,6 @@ def interest_list(pid, fd):
     return {number: mask for number, mask, *_ in registrations(pid, fd)}
 
 
-_reserved = []  # abstract sockets: they hold a port for this process, and go with it
-
-
 def watched(pid):
     """The interest list of a process that sleeps in epoll_wait, in names: ["IN|ERR|HUP", ...].
 
@@ -464,26 +510,3 @@ def watched(pid):
     if not blocked or blocked.call != "epoll_wait":
         raise ValueError(f"process {pid} is not asleep in epoll_wait: {blocked}")
     return [mask_names(mask) for mask in interest_list(pid, blocked.arguments[0]).values()]
-
-
-def free_port():
-    """A port for a listener that will be bound more than once.
-
-    Outside the range from which the kernel takes ports for outgoing connections, so that no
-    other connection can take it meanwhile; without a trace of an older connection; and given to one
-    notebook only, which holds it by the name of an abstract socket, unix(7).
-    """
-    path = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    lowest, highest = map(int, path.read_text().split())
-    unused = [*range(10_000, lowest), *range(highest + 1, 65_536)]
-    for port in random.sample(unused, min(200, len(unused))):
-        if sockets(port):
-            continue
-        holder = socket.socket(socket.AF_UNIX)
-        try:
-            holder.bind(f"\0the-ready-list-port-{port}")
-            _reserved.append(holder)
-            return port
-        except OSError:
-            holder.close()
-    raise RuntimeError(f"found no free port outside the kernel's own, {lowest} to {highest}")

@@ -4,18 +4,20 @@ import json
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import pytest
 
 import lab
 from conftest import BOOK, FRAME, ROOT
-from lab.clients import plain_get
+from survive import awkward
+from survive.awkward import plain_get
 
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
 
 
 def calls(run, *names):
-    return [call for call in run.recording["calls"] if not names or call["call"] in names]
+    return run.recording.calls(*names)
 
 
 def in_accept(run):
@@ -28,37 +30,37 @@ def test_the_calls_of_one_request_in_their_order():
         talk = run.talk("only")
         plain_get(talk, run.server)
         in_accept(run)
-    made = [(call["call"], call["got"]) for call in calls(run)]
+    made = [(call.name, call.got) for call in calls(run)]
     assert [name for name, _ in made] == [
         "setsockopt", "bind", "listen", "accept", "recv", "send", "close", "accept", "close",
     ]  # fmt: skip
     accept, recv, send = calls(run)[3:6]
-    assert accept["got"][1] == ["127.0.0.1", talk.port]
-    assert recv["got"] == {"bytes": 18, "begins": "GET / HTTP/1.0\r\n\r\n"}
-    assert recv["given"] == [1024] and recv["fd"] == accept["got"][0]["fd"]
-    assert send["given"][0]["bytes"] == send["got"] == 78
-    assert made[-2] == ("accept", None) and calls(run)[-2]["error"] == "SystemExit"
+    assert accept.got[1] == ["127.0.0.1", talk.port]
+    assert recv.got == {"bytes": 18, "begins": "GET / HTTP/1.0\r\n\r\n"}
+    assert recv.given == [1024] and recv.fd == accept.accepted
+    assert send.given[0]["bytes"] == send.got == 78
+    assert made[-2] == ("accept", None) and calls(run)[-2].error == "SystemExit"
 
 
 def test_lines_and_calls_agree_with_the_source():
     with lab.record(LOOP) as run:
         plain_get(run.talk("only"), run.server)
-    source = run.recording["source"]
+    source = run.recording.source
     for call in calls(run, "accept", "recv", "send"):
-        assert f".{call['call']}(" in source[call["line"] - 1]
-    executed = {line for _, _, line in run.recording["lines"]}
-    assert all(call["line"] in executed for call in calls(run))
+        assert f".{call.name}(" in source[call.line - 1]
+    executed = {line for _, _, line in run.recording.lines}
+    assert all(call.line in executed for call in calls(run))
 
 
 def test_one_clock_for_the_server_and_its_clients():
     with lab.record(LOOP) as run:
         in_accept(run)
         plain_get(run.talk("only"), run.server)
-    events = {what: t for t, what, _ in run.recording["clients"][0]["events"]}
+    events = {what: t for t, what, _ in run.recording.clients[0].events}
     accept, recv, send = calls(run, "accept", "recv", "send")[:3]
-    assert accept["t"] < events["calls"] < accept["t"] + accept["took"]
-    assert events["sent"] < recv["t"] + recv["took"] < send["t"] < events["got"]
-    assert accept["t"] + accept["took"] <= recv["t"]
+    assert accept.began < events["calls"] < accept.began + accept.took
+    assert events["sent"] < recv.began + recv.took < send.began < events["got"]
+    assert accept.began + accept.took <= recv.began
 
 
 def test_a_blocked_call_is_as_long_as_it_blocked():
@@ -69,7 +71,7 @@ def test_a_blocked_call_is_as_long_as_it_blocked():
         lab.until(lambda: time.monotonic() > blocked_from + 0.1)
         plain_get(talk, run.server)
     (recv,) = calls(run, "recv")
-    assert 0.1 <= recv["took"] < 5
+    assert 0.1 <= recv.took < 5
 
 
 def test_states_and_queues_after_each_call():
@@ -80,10 +82,9 @@ def test_states_and_queues_after_each_call():
         plain_get(first, run.server)
         plain_get(second, run.server)
     listen, accept, recv = (calls(run, name)[0] for name in ("listen", "accept", "recv"))
-    assert listen["sockets"][str(listen["fd"])] == ["LISTEN", 0, 1]
-    fd = str(accept["got"][0]["fd"])
-    assert accept["sockets"][fd] == ["ESTABLISHED", 0, 0]
-    assert recv["sockets"][str(listen["fd"])] == ["LISTEN", 1, 1], "the second one waits"
+    assert listen.sockets[listen.fd] == ("LISTEN", 0, 1)
+    assert accept.sockets[accept.accepted] == ("ESTABLISHED", 0, 0)
+    assert recv.sockets[listen.fd] == ("LISTEN", 1, 1), "the second one waits"
 
 
 def test_a_call_that_never_returns_is_there():
@@ -92,38 +93,42 @@ def test_a_call_that_never_returns_is_there():
         run.server.send_signal(signal.SIGKILL)
         run.server.wait()
     last = calls(run)[-1]
-    assert (last["call"], last["took"], last["got"]) == ("accept", None, None)
-    assert run.recording["status"] == -signal.SIGKILL
+    assert (last.name, last.took, last.got) == ("accept", None, None)
+    assert run.recording.status == -signal.SIGKILL
 
 
 def test_an_error_is_recorded_by_its_name():
     with lab.record(LOOP) as run:
-        lab.clients.half_a_request_then_resets(run.talk("rude"), run.server)
+        awkward.half_a_request_then_resets(run.talk("rude"), run.server)
         run.server.wait()
-    assert calls(run, "recv")[-1]["error"] == "ConnectionResetError"
-    assert run.recording["status"] == 1
+    assert calls(run, "recv")[-1].error == "ConnectionResetError"
+    assert run.recording.status == 1
 
 
 def test_the_cap_is_kept_and_told():
     with lab.record(LOOP, most_calls=50) as run:
         run.talk("leaves").close()
         lab.until(run.is_full)
-    assert run.recording["capped"]
+    assert run.recording.capped
     assert len(calls(run)) == 50
-    assert len(json.dumps(run.recording)) < 100_000
+    assert size(run.recording) < 100_000
 
 
 def test_a_run_below_the_cap_is_not_capped():
     with lab.record(LOOP) as run:
         plain_get(run.talk("only"), run.server)
-    assert not run.recording["capped"]
+    assert not run.recording.capped
+
+
+def size(recording):
+    """How many bytes a recording is as JSON: it is plain data."""
+    return len(json.dumps(asdict(recording)))
 
 
 def test_it_is_plain_data():
     with lab.record(LOOP) as run:
         plain_get(run.talk("only"), run.server)
-    assert json.loads(json.dumps(run.recording)) == run.recording
-    assert len(json.dumps(run.recording)) < 20_000
+    assert size(run.recording) < 20_000
 
 
 EPOLL = """
@@ -148,19 +153,14 @@ def test_epoll_calls_and_the_interest_list_after_each(serving):
         plain_get(run.talk("only"), run.server)
         run.server.wait()
     made = calls(run, "register", "modify", "unregister", "poll")
-    names = [call["call"] for call in made]
+    names = [call.name for call in made]
     assert names == ["register", "poll", "register", "modify", "poll", "unregister"]
-    listener, connection = (
-        str(made[0]["given"][0]["fd"]),
-        str(made[2]["given"][0]["fd"]),
-    )
-    (watched,) = made[0]["interest"].values()
-    assert watched == {listener: "IN|ERR|HUP"}
-    (watched,) = made[3]["interest"].values()
-    assert watched == {listener: "IN|ERR|HUP", connection: "OUT|ERR|HUP|ET"}
-    (watched,) = made[5]["interest"].values()
-    assert watched == {listener: "IN|ERR|HUP"}
-    assert made[1]["got"] == [[int(listener), 1]]
+    listener, connection = made[0].given[0]["fd"], made[2].given[0]["fd"]
+    assert list(made[0].interest.values()) == [made[0].watched]
+    assert made[0].watched == {listener: "IN|ERR|HUP"}
+    assert made[3].watched == {listener: "IN|ERR|HUP", connection: "OUT|ERR|HUP|ET"}
+    assert made[5].watched == {listener: "IN|ERR|HUP"}
+    assert made[1].got == [[listener, 1]]
 
 
 def test_threads_have_lanes_of_their_own(serving):
@@ -180,10 +180,10 @@ def test_threads_have_lanes_of_their_own(serving):
         for name in ("first", "second"):
             plain_get(run.talk(name), run.server)
         run.server.wait()
-    lanes = {call["thread"] for call in calls(run, "recv", "sendall")}
+    lanes = {call.thread for call in calls(run, "recv", "sendall")}
     assert lanes == {"worker 0", "worker 1"}
-    assert {call["thread"] for call in calls(run, "accept")} == {"MainThread"}
-    assert {thread for _, thread, _ in run.recording["lines"]} == lanes | {"MainThread"}
+    assert {call.thread for call in calls(run, "accept")} == {"MainThread"}
+    assert {thread for _, thread, _ in run.recording.lines} == lanes | {"MainThread"}
 
 
 def test_one_that_runs_without_calling_anything_is_seen(serving):
@@ -198,7 +198,7 @@ def test_one_that_runs_without_calling_anything_is_seen(serving):
     with lab.record(path) as run:
         run.talk("only")
         run.server.wait()
-    assert len(run.recording["lines"]) > 2000
+    assert len(run.recording.lines) > 2000
     assert not calls(run, "(runs)")
 
 
@@ -210,7 +210,7 @@ def test_the_server_can_not_tell(serving):
         def serve(listener):
             print(sys.argv[0] == __file__, sys.path[0] == os.path.dirname(__file__), flush=True)
             print(type(listener).__name__, isinstance(listener, socket.socket), flush=True)
-            print("kernel" in sys.modules, flush=True)
+            print(any(each.startswith("look") for each in sys.modules), flush=True)
         """
     )
     with lab.record(path) as run:
@@ -219,7 +219,7 @@ def test_the_server_can_not_tell(serving):
 
 
 def test_one_that_does_not_start():
-    with pytest.raises(lab.server.ServerError), lab.record("run/99_nothing.py"):
+    with pytest.raises(lab.ServerError), lab.record("run/99_nothing.py"):
         pass
 
 
@@ -252,14 +252,14 @@ def test_every_kind_of_call_is_recorded(serving):
     )
     with lab.record(path) as run:
         assert run.server.wait() == 0, run.server.errors()
-    names = {call["call"] for call in calls(run)}
+    names = {call.name for call in calls(run)}
     assert names == {
         "bind", "listen", "settimeout", "setblocking", "setsockopt", "connect", "accept", "send",
         "sendall", "sendmsg", "recv_into", "recv", "shutdown", "register", "poll", "modify",
         "unregister", "close", "connect_ex",
     }  # fmt: skip
-    closed = [call for call in calls(run, "close") if call["fd"] is not None]
-    assert closed and all(call["took"] is not None for call in calls(run))
+    closed = [call for call in calls(run, "close") if call.fd is not None]
+    assert closed and all(call.took is not None for call in calls(run))
 
 
 def test_threads_that_close_each_others_sockets_are_not_disturbed(serving):
@@ -279,29 +279,29 @@ def test_threads_that_close_each_others_sockets_are_not_disturbed(serving):
 
         def ask():
             for _ in range(5):
-                assert lab.survival.is_hello(lab.get(run.server.address))
+                assert lab.rows.is_hello(lab.get(run.server.address))
 
         with ThreadPoolExecutor(6) as pool:
             for done in [pool.submit(ask) for _ in range(6)]:
                 done.result()
     assert len(calls(run, "sendall")) == 30
-    assert len(calls(run)) == len({(call["t"], call["thread"]) for call in calls(run)})
+    assert len(calls(run)) == len({(call.began, call.thread) for call in calls(run)})
 
 
 def test_it_ended_when_the_server_did():
     with lab.record(LOOP) as run:
-        lab.clients.half_a_request_then_resets(run.talk("rude"), run.server)
+        awkward.half_a_request_then_resets(run.talk("rude"), run.server)
         run.server.wait()
         later = time.monotonic() + 0.3
         lab.until(lambda: time.monotonic() > later)
     last = calls(run)[-1]
-    assert run.recording["ended"] < last["t"] + last["took"] + 0.25
+    assert run.recording.ended < last.began + last.took + 0.25
 
 
 def test_clients_are_closed_in_the_end():
     with lab.record(LOOP) as run:
         run.talk("forgotten")
-    assert run.recording["clients"][0]["events"][-1][1] == "left"
+    assert run.recording.clients[0].events[-1].what == "left"
 
 
 def test_epoll_under_selectors_and_asyncio_is_recorded_too(serving):
@@ -322,8 +322,8 @@ def serve(listener):
     asyncio.run(run(listener))
 """
     with lab.record(serving(loop)) as run:
-        lab.clients.plain_get(run.talk("client"), run.server)
-    calls = [call["call"] for call in run.recording["calls"]]
+        awkward.plain_get(run.talk("client"), run.server)
+    calls = [call.name for call in run.recording.calls()]
     for name in ("register", "poll", "accept", "recv", "send", "unregister", "close"):
         assert name in calls
 
@@ -357,10 +357,10 @@ def test_a_worker_is_seen_to_wait_in_a_queue_and_in_a_query(serving):
         run.server.wait()
     (get,), (execute,) = calls(run, "get"), calls(run, "execute")
     for call in (get, execute):
-        assert call["thread"] == "worker" and 0.1 <= call["took"] < 5
-        assert f".{call['call']}(" in run.recording["source"][call["line"] - 1]
-    assert execute["given"] == ["SELECT pause(?)", [0.1]]
-    assert get["t"] + get["took"] <= execute["t"]
+        assert call.thread == "worker" and 0.1 <= call.took < 5
+        assert f".{call.name}(" in run.recording.source[call.line - 1]
+    assert execute.given == ["SELECT pause(?)", [0.1]]
+    assert get.began + get.took <= execute.began
 
 
 POOL = """
@@ -384,7 +384,7 @@ def test_a_module_of_the_servers_folder_is_recorded_and_a_library_is_not(write):
         run.server.wait()
     of_threads = {"MainThread": [], "pool_0": []}
     for call in calls(run):
-        of_threads[call["thread"]].append((call["call"], call["line"]))
+        of_threads[call.thread].append((call.name, call.line))
     assert of_threads["pool_0"] == [("recv", None), ("sendall", None), ("close", None)]
     assert ("accept", 2) in of_threads["MainThread"], "the variant's own line"
 
@@ -393,5 +393,5 @@ def test_a_client_asks_in_a_thread():
     with lab.record(ROOT / "code" / "02_request_loop.py") as run:
         talk, thread = run.asks("client")
         thread.join()
-    assert lab.survival.hello(talk)
-    assert [client["name"] for client in run.recording["clients"]] == ["client"]
+    assert lab.rows.hello(talk)
+    assert [client.name for client in run.recording.clients] == ["client"]

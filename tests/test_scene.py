@@ -2,14 +2,19 @@
 does not."""
 
 import contextlib
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from conftest import BOOK, ROOT
-from lab import clients, survival
-from lab.server import Server
-from lab.survival import Column, Row, judge
+from lab import matrix
+from lab.matrix import Column
+from look import kernel
+from survive import awkward, clients, rows, scene
+from survive.rows import Row, Traits
+from survive.scene import judge
+from survive.server import serve as start
 
 WELL = """
 def answer(connection):
@@ -40,25 +45,25 @@ def serve(listener):
 def verdict(serving):
     """Judge a server, given as `serve`, by a client; returns the verdict."""
 
-    def verdict(serve, act=clients.plain_get, right=survival.whatever, **traits):
-        return judge(Row(act, right), Column("test", str(serving(serve)), **traits))
+    def verdict(serve, act=awkward.plain_get, right=rows.whatever, **traits):
+        return judge(Row(act, right), partial(start, serving(serve)), Traits(**traits))
 
     return verdict
 
 
 def test_ok(verdict):
-    seen = verdict(WELL, clients.plain_get, survival.hello)
+    seen = verdict(WELL, awkward.plain_get, rows.hello)
     assert str(seen) == "ok"
 
 
 def test_dead_of_an_exception(verdict):
     start = "threading.Thread(target=carefully, args=[connection], daemon=True).start()"
-    seen = verdict(WELL.replace(start, "answer(connection)"), clients.half_a_request_then_resets)
+    seen = verdict(WELL.replace(start, "answer(connection)"), awkward.half_a_request_then_resets)
     assert seen.word == "dead" and seen.reason.startswith("ConnectionResetError")
 
 
 def test_not_dead_of_a_caught_one(verdict):
-    assert verdict(WELL, clients.half_a_request_then_resets).word == "ok"
+    assert verdict(WELL, awkward.half_a_request_then_resets).word == "ok"
 
 
 def test_dead_even_with_status_0(verdict):
@@ -87,11 +92,11 @@ def serve(listener):
         connection.recv(1024)
         connection.sendall(ANSWER)
 """
-    assert verdict(once, right=survival.hello, answers_once=True).word == "ends"
-    assert verdict(once, right=survival.hello).word == "dead"
+    assert verdict(once, right=rows.hello, answers_once=True).word == "ends"
+    assert verdict(once, right=rows.hello).word == "dead"
     assert verdict(once + "    sys.exit(1)", answers_once=True).word == "dead"
     wrong = once.replace("sendall(ANSWER)", "sendall(b'?')")
-    assert verdict(wrong, right=survival.hello, answers_once=True).word == "wrong"
+    assert verdict(wrong, right=rows.hello, answers_once=True).word == "wrong"
 
 
 SLOW = """
@@ -110,11 +115,11 @@ def serve(listener):
 
 
 def test_frozen_by_one_that_says_nothing(verdict):
-    assert verdict(SLOW.format(timeout=30), clients.says_nothing).word == "frozen"
+    assert verdict(SLOW.format(timeout=30), awkward.says_nothing).word == "frozen"
 
 
 def test_not_frozen_if_it_takes_a_second(verdict):
-    assert verdict(SLOW.format(timeout=1), clients.says_nothing).word == "ok"
+    assert verdict(SLOW.format(timeout=1), awkward.says_nothing).word == "ok"
 
 
 SPINNING = """
@@ -135,12 +140,12 @@ def serve(listener):
 
 
 def test_spinning(verdict):
-    assert verdict(SPINNING.format(for_ever=True), clients.connects_and_closes).word == "spinning"
+    assert verdict(SPINNING.format(for_ever=True), awkward.connects_and_closes).word == "spinning"
 
 
 def test_not_spinning_if_it_only_takes_a_moment(verdict):
     """A twentieth of a second of work after a client has left, and then nothing."""
-    seen = verdict(SPINNING.format(for_ever=False), clients.connects_and_closes)
+    seen = verdict(SPINNING.format(for_ever=False), awkward.connects_and_closes)
     assert seen.word == "ok"
 
 
@@ -178,11 +183,11 @@ def test_not_leaking_if_memory_is_given_back(verdict):
 
 
 def test_who_stays_may_hold_a_descriptor(verdict):
-    assert verdict(WELL, clients.says_nothing).word == "ok"
+    assert verdict(WELL, awkward.says_nothing).word == "ok"
 
 
 def test_wrong_answer(verdict):
-    seen = verdict(WELL, clients.head, survival.header_alone)
+    seen = verdict(WELL, awkward.head, rows.header_alone)
     assert seen.word == "wrong" and "Hello, world!" in seen.reason
 
 
@@ -191,18 +196,18 @@ def test_wrong_end(verdict):
     careless = LEAKING.format(keep="connection.close()").replace(
         "connection.shutdown(socket.SHUT_RDWR)", "pass"
     )
-    seen = verdict(careless, clients.a_body_left_unread, survival.some_answer)
+    seen = verdict(careless, awkward.a_body_left_unread, rows.some_answer)
     assert seen.word == "wrong" and seen.reason.endswith("reset")
 
 
 def test_right_if_the_body_is_read(verdict):
     patient = LEAKING.format(keep="connection.close()").replace("recv(1024)", "recv(65536)")
-    assert verdict(patient, clients.a_body_left_unread, survival.some_answer).word == "ok"
+    assert verdict(patient, awkward.a_body_left_unread, rows.some_answer).word == "ok"
 
 
 def test_not_applicable_has_a_reason():
-    row = survival.row("never reads a long answer")
-    seen = judge(row, survival.COLUMNS[0])
+    row = rows.row("never reads a long answer")
+    seen = judge(row, None)
     assert (seen.word, seen.reason) == ("n/a", "its answer is short")
 
 
@@ -229,7 +234,7 @@ def serve(listener):
 
 
 def test_more_clients_than_descriptors(verdict):
-    act = clients.more_clients_than_descriptors
+    act = awkward.more_clients_than_descriptors
     assert verdict(EMFILE.format(instead="raise"), act).reason.startswith("OSError: [Errno 24]")
     assert verdict(EMFILE.format(instead="time.sleep(0.01)"), act).word == "ok"
 
@@ -244,7 +249,7 @@ def test_never_reads_a_long_answer(verdict):
         )
         .replace("connection.close()", "connection.close(); kept.append(1)")
     )
-    act = clients.never_reads_a_long_answer
+    act = awkward.never_reads_a_long_answer
     assert verdict(long, act, long_answer=True).word == "frozen"
     assert verdict(WELL, act, long_answer=True).word == "ok"
 
@@ -259,32 +264,32 @@ def test_every_row_against_a_server_that_does_as_it_should(serving):
         "asks and leaves", "half closes after asking", "bytes that are not UTF-8",
         "a header without end", "a bare line feed", "a TLS hello", "its console closed",
     )  # fmt: skip
-    verdicts = survival.survey([survival.row(name) for name in names], columns)
+    verdicts = matrix.survey([rows.row(name) for name in names], columns)
     assert {name: str(verdict) for (name, _), verdict in verdicts.items()} == dict.fromkeys(
         names, "ok"
     )
 
 
 def test_names_of_rows_are_unique_and_unknown_ones_are_told():
-    names = [row.name for row in survival.ROWS]
+    names = [row.name for row in rows.ROWS]
     assert len(set(names)) == len(names) >= 21
     assert {"plain GET", "HEAD", "bytes that are not UTF-8", "a TLS hello"} <= set(names)
     with pytest.raises(ValueError, match="no client is called 'nobody'; there are 'plain GET'"):
-        survival.row("nobody")
+        rows.row("nobody")
 
 
 def test_a_forced_order_is_one():
     """Request and FIN, or request and reset, are both there when the server looks: always."""
     for act, end in (
-        (clients.asks_and_leaves, "CLOSE-WAIT"),
-        (clients.whole_request_then_resets, None),
+        (awkward.asks_and_leaves, "CLOSE-WAIT"),
+        (awkward.whole_request_then_resets, None),
     ):
         for _ in range(20):
-            with Server(ROOT / "code" / "02_request_loop.py") as server:
+            with start(ROOT / "code" / "02_request_loop.py") as server:
                 with server.paused(), clients.Conversation(server.address) as talk:
                     local = talk.socket.getsockname()
                     act(talk, Unpaused(server))
-                    row = survival.kernel.find_socket(server.address, local)
+                    row = kernel.find_socket(server.address, local)
                     assert (row.state if row else None) == end
 
 
@@ -326,7 +331,7 @@ def serve(listener):
 
 
 def test_a_fifth_of_a_core_is_spinning_and_a_hundredth_is_not(verdict):
-    act = clients.connects_and_closes
+    act = awkward.connects_and_closes
     assert verdict(BUSY.format(works=0.01, rests=0.02), act).word == "spinning"
     assert verdict(BUSY.format(works=0.001, rests=0.2), act).word == "ok"
 
@@ -369,7 +374,7 @@ def test_the_act_is_repeated_as_often_as_is_said(verdict, tmp_path):
     text = LEAKING.format(keep="connection.close()").replace("connection.recv(1024)", counts)
     assert verdict(text).word == "ok"
     bystanders, for_set_up = 3, 1
-    assert len(counter.read_text()) == 1 + bystanders + for_set_up + survival.REPEATS
+    assert len(counter.read_text()) == 1 + bystanders + for_set_up + scene.REPEATS
 
 
 HTTP = """
@@ -394,8 +399,8 @@ def serve(listener):
 
 @pytest.mark.parametrize("name", ["HEAD", "two pipelined requests", "plain GET"])
 def test_a_server_that_knows_http_passes_the_rows_that_ask_for_it(serving, name):
-    row = survival.row(name)
-    assert str(judge(row, Column("http", str(serving(HTTP))))) == "ok"
+    row = rows.row(name)
+    assert str(judge(row, partial(start, serving(HTTP)))) == "ok"
 
 
 def test_one_that_dies_before_anybody_asks(verdict):
@@ -418,7 +423,7 @@ def serve(listener):
 @pytest.fixture
 def hasty(monkeypatch):
     """A second of patience, for servers that freeze anyway."""
-    monkeypatch.setattr(survival, "PATIENCE", 1)
+    monkeypatch.setattr(scene, "PATIENCE", 1)
 
 
 AFTER_THE_FIRST = """
@@ -438,13 +443,13 @@ def serve(listener):
 
 def test_frozen_for_the_late_bystander(verdict, hasty):
     """The first one is served before the act begins; the act is over, and its client stays."""
-    act = clients.a_header_without_end
+    act = awkward.a_header_without_end
     seen = verdict(AFTER_THE_FIRST.format(then="time.sleep(60)"), act)
     assert str(seen) == "frozen: a bystander got nothing in 1 s"
 
 
 def test_not_frozen_if_the_late_bystander_is_served(verdict):
-    assert verdict(AFTER_THE_FIRST.format(then="pass"), clients.a_header_without_end).word == "ok"
+    assert verdict(AFTER_THE_FIRST.format(then="pass"), awkward.a_header_without_end).word == "ok"
 
 
 STRIKES = """
@@ -464,7 +469,7 @@ def serve(listener):
 
 def test_frozen_for_the_last_bystander(verdict, hasty):
     """After ten clients it takes connections and answers none; that it keeps them is less."""
-    seen = verdict(STRIKES, clients.connects_and_closes)
+    seen = verdict(STRIKES, awkward.connects_and_closes)
     assert str(seen) == "frozen: a bystander got nothing after 20 repeats"
 
 
@@ -507,34 +512,34 @@ def serve(listener):
 
 def test_frozen_by_one_that_sends_without_pause(verdict, monkeypatch):
     """It is drained to the end first, of which there is none."""
-    monkeypatch.setattr(survival, "PATIENCE", 2)
-    seen = verdict(TAKES.format(greedy=True), clients.sends_without_pause, survival.no_success)
+    monkeypatch.setattr(scene, "PATIENCE", 2)
+    seen = verdict(TAKES.format(greedy=True), awkward.sends_without_pause, rows.no_success)
     assert seen.word == "frozen"
 
 
 def test_not_frozen_if_it_is_read_in_turns(verdict):
-    seen = verdict(TAKES.format(greedy=False), clients.sends_without_pause, survival.no_success)
+    seen = verdict(TAKES.format(greedy=False), awkward.sends_without_pause, rows.no_success)
     assert seen.word == "ok"
 
 
 def test_ten_while_it_is_busy_need_a_queue_for_nine(verdict):
     """FRAME's queue is long; a second listen makes it short."""
-    ten, serve = clients.ten_while_it_is_busy, "def serve(listener):\n"
-    assert verdict(WELL, ten, survival.hello_all).word == "ok"
+    ten, serve = awkward.ten_while_it_is_busy, "def serve(listener):\n"
+    assert verdict(WELL, ten, rows.hello_all).word == "ok"
     for length, word in ((7, "wrong"), (8, "ok")):
         again = WELL.replace(serve, f"{serve}    listener.listen({length})\n")
-        assert verdict(again, ten, survival.hello_all).word == word
+        assert verdict(again, ten, rows.hello_all).word == word
 
 
 def test_a_column_may_be_a_program_of_a_chapters_cell(monkeypatch):
     monkeypatch.chdir(BOOK)  # where notebooks are at work
-    rewrite = next(column for column in survival.COLUMNS if column.label == "05′")
+    rewrite = next(column for column in matrix.COLUMNS if column.label == "05′")
     assert "translator" in Path(rewrite.file()).read_text(encoding="utf-8")
-    assert judge(survival.row("plain GET"), rewrite).word == "ok"
+    assert matrix.judge(rows.row("plain GET"), rewrite).word == "ok"
     with pytest.raises(ValueError, match="has 0 cells that write"):
         Column("05_edge_triggered", "no_such.py").file()
 
 
 def test_labels_of_columns_are_unique():
-    labels = [column.label for column in survival.COLUMNS]
+    labels = [column.label for column in matrix.COLUMNS]
     assert len(set(labels)) == len(labels) and labels[:3] == ["01", "02", "03"]

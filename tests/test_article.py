@@ -8,16 +8,16 @@ from collections import Counter
 import pytest
 
 import lab
-from lab import chapters
+from lab import notebooks
 
 CLAIMS = lab.claims()
-STANDING = {path.stem for path in chapters.chapters()}
+STANDING = {path.stem for path in notebooks.chapters()}
 
 
 def tagged():
     """(notebook, cell, number) for every tag of a claim."""
-    for path in chapters.notebooks():
-        for cell in chapters.read(path).cells:
+    for path in notebooks.notebooks():
+        for cell in notebooks.read(path).cells:
             for tag in cell.metadata.get("tags", []):
                 if tag.startswith("claim"):
                     yield path.stem, cell, tag
@@ -103,7 +103,7 @@ def test_bad_data_is_named(tmp_path, monkeypatch):
         ),
     ):
         (tmp_path / "claims.yml").write_text(text)
-        monkeypatch.setattr(lab.findings, "CLAIMS", tmp_path / "claims.yml")
+        monkeypatch.setattr(lab.article, "CLAIMS", tmp_path / "claims.yml")
         with pytest.raises(ValueError, match=message):
             lab.claims()
 
@@ -119,15 +119,15 @@ def test_every_defect_is_shown_by_a_cell_that_asserts():
     """There are 45, each with one sentence or two, and one cell or more with its tag."""
     known, shown = lab.defects(), lab.proofs("defect")
     assert list(known) == list(range(1, 46)) and set(shown) == set(known)
-    for path in chapters.notebooks():
-        for cell in chapters.read(path).cells:
+    for path in notebooks.notebooks():
+        for cell in notebooks.read(path).cells:
             tags = [tag for tag in cell.metadata.get("tags", []) if tag.startswith("defect-")]
             for tag in tags:
                 assert int(tag.removeprefix("defect-")) in known, f"{path.stem}, {cell.id}: {tag}"
             assert not tags or asserts(cell), f"{path.stem}, {cell.id} asserts nothing"
 
 
-@pytest.mark.parametrize("kind", lab.findings.KINDS)
+@pytest.mark.parametrize("kind", lab.article.KINDS)
 def test_each_kind_of_defect_has_a_list(kind):
     listed = lab.list_defects(kind).data
     mine = [defect for defect in lab.defects().values() if defect.kind == kind]

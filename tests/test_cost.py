@@ -3,14 +3,14 @@
 import pytest
 
 from conftest import ROOT
-from lab import bill
-from lab.server import Server
+from lab import cost
+from survive.server import serve
 
 LEVEL = ROOT / "code" / "04_level_triggered.py"
 
 
 def test_the_calls_of_a_visit_to_the_level_triggered_server():
-    assert bill.system_calls(LEVEL) == {
+    assert cost.system_calls(LEVEL) == {
         "accept4": 1, "recvfrom": 1, "sendto": 1, "shutdown": 1, "close": 1, "epoll_ctl": 4,
         "epoll_wait": 4,
     }  # fmt: skip
@@ -36,7 +36,7 @@ ONE_EACH = dict.fromkeys(["epoll_wait", "accept4", "recvfrom", "sendto", "close"
 def test_the_calls_of_a_visit_to_one_that_sleeps_in_recv(serving):
     """What comes before the first client is not on the bill, nor what comes after the last."""
     path = serving(SLEEPS_ONCE.format(beside="pass", each="pass"))
-    assert bill.system_calls(path) == ONE_EACH
+    assert cost.system_calls(path) == ONE_EACH
 
 
 def test_a_client_asks_when_the_server_sleeps_again(serving):
@@ -59,7 +59,7 @@ def test_a_client_asks_when_the_server_sleeps_again(serving):
                     connection.close()
         """
     )
-    assert bill.system_calls(path) == {**ONE_EACH, "recvfrom": 2}
+    assert cost.system_calls(path) == {**ONE_EACH, "recvfrom": 2}
 
 
 IN_VAIN = """
@@ -74,28 +74,28 @@ def test_polls_in_vain_are_not_on_the_bill(serving):
     """A thread of its own polls, and nothing ever comes; the visits take longer than that."""
     beside = "threading.Thread(target=poll_in_vain, daemon=True).start()"
     path = serving(IN_VAIN + SLEEPS_ONCE.format(beside=beside, each="time.sleep(0.25)"))
-    assert bill.system_calls(path) == ONE_EACH
+    assert cost.system_calls(path) == ONE_EACH
 
 
 def test_visits_that_are_not_alike_have_no_bill(serving):
     each = "number % 2 or epoll.register(connection, 0)"
     with pytest.raises(ValueError, match="5 visits, and yet .*'epoll_ctl': 3"):
-        bill.system_calls(serving(SLEEPS_ONCE.format(beside="pass", each=each)))
+        cost.system_calls(serving(SLEEPS_ONCE.format(beside="pass", each=each)))
 
 
 @pytest.mark.parametrize("count", [{}, {"close": 4}, {"close": 5, "sendto": 6}])
 def test_counts_that_are_no_bill(count):
     with pytest.raises(ValueError, match="5 visits, and yet {"):
-        bill.per_visit(count)
+        cost.per_visit(count)
 
 
 def test_a_fifth_of_five_visits():
-    assert bill.per_visit({"close": 5, "epoll_wait": 20}) == {"close": 1, "epoll_wait": 4}
+    assert cost.per_visit({"close": 5, "epoll_wait": 20}) == {"close": 1, "epoll_wait": 4}
 
 
 def test_the_cpu_time_of_a_request():
-    with Server(LEVEL) as server:
-        assert 0 < bill.cpu_per_request(server)[0] < 0.005
+    with serve(LEVEL) as server:
+        assert 0 < cost.cpu_per_request(server)[0] < 0.005
 
 
 def test_the_cpu_time_of_a_request_that_takes_some(serving):
@@ -111,5 +111,5 @@ def test_the_cpu_time_of_a_request_that_takes_some(serving):
                     connection.sendall(ANSWER)
         """
     )
-    with Server(path) as server:
-        assert 0.01 <= bill.cpu_per_request(server, requests=5)[0] < 0.02
+    with serve(path) as server:
+        assert 0.01 <= cost.cpu_per_request(server, requests=5)[0] < 0.02

@@ -2,9 +2,11 @@
 
 import collections
 
-from . import clients, kernel
-from .record import record
-from .server import until, until_at_rest, until_blocked
+from look import kernel
+from survive import clients
+from survive.waiting import until, until_at_rest, until_blocked
+
+from .recorder import record
 
 # What the recorder calls by Python's names, as the kernel does.
 SYSTEM_CALLS = {
@@ -17,7 +19,7 @@ VISITS = 5
 
 
 def visits(server, talk):
-    """Clients come one by one; the server sleeps between a connecting and an asking.
+    """Let clients come one by one; the server sleeps between a connecting and an asking.
 
     talk: a function that makes a Conversation with it, by the client's name.
     """
@@ -32,14 +34,14 @@ def visits(server, talk):
 
 
 def per_visit(count):
-    """Counts of all visits as those of one. Raises ValueError if the visits were not alike."""
+    """Turn counts of all visits into those of one. Raises ValueError if they were not alike."""
     if not count or any(number % VISITS for number in count.values()):
         raise ValueError(f"{VISITS} visits, and yet {dict(count)}")
     return {name: number // VISITS for name, number in count.items()}
 
 
 def visits_at_once(server, talk, number):
-    """So many clients come and ask while the server is stopped: it finds them all at once."""
+    """Let clients come and ask while the server is stopped: it finds them all at once."""
     at_rest = len(kernel.sockets(pid=server.pid))
     with server.paused():
         together = [talk(f"client {each}") for each in range(number)]
@@ -53,11 +55,11 @@ def visits_at_once(server, talk, number):
 
 
 def system_calls(name, at_once=1):
-    """How many system calls of each kind a visit takes, {name: number}, of an epoll server.
+    """Return how many system calls of each kind a visit to an epoll server takes, {name: number}.
 
     name: a file in run/, or a path. at_once: so many clients come together, which its queue must
-    have room for; the numbers are averages then. A poll that was in vain for a second is none of
-    the visit's.
+    have room for; the numbers are averages then. A poll() that timed out after its second is not
+    counted: no client caused it.
     """
     with record(name) as run:
         until_blocked(run.server.pid, "epoll_wait")
@@ -65,21 +67,25 @@ def system_calls(name, at_once=1):
             visits_at_once(run.server, run.talk, at_once)
         else:
             visits(run.server, run.talk)
-    talks = run.recording["clients"]
-    begin, end = talks[0]["events"][0][0], talks[-1]["events"][-1][0]
-    count = collections.Counter()
-    for call in run.recording["calls"]:
-        returned = begin < call["t"] + (call["took"] or end) < end
-        in_vain = call["call"] == "poll" and call["got"] == [] and call["took"] > 0.9
-        if call["call"] in SYSTEM_CALLS and returned and not in_vain:
-            count[SYSTEM_CALLS[call["call"]]] += 1
+    begin = run.recording.clients[0].events[0].when
+    end = run.recording.clients[-1].events[-1].when
+    count = collections.Counter(
+        SYSTEM_CALLS[call.name]
+        for call in run.recording.calls(*SYSTEM_CALLS)
+        if begin < (call.returned or call.began + end) < end and not _timed_out(call)
+    )
     if at_once > 1:
         return {name: number / at_once for name, number in count.items()}
     return per_visit(count)
 
 
+def _timed_out(call):
+    """Did a poll wait for a second, and find nothing?"""
+    return call.name == "poll" and call.got == [] and call.took > 0.9
+
+
 def cpu_per_request(*servers, requests=20, turns=8):
-    """CPU time that each of some servers spends on a request, in seconds; a list.
+    """Return the CPU time that each of some servers spends on a request, in seconds, as a list.
 
     Clients come one after another. The servers are asked in turns, so that a machine that is slow
     for a while is so for all of them, and the least of each server's turns is taken: what disturbs

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from IPython.display import HTML
 
-from . import chapters, show
+from . import notebooks, show
 
 CLAIMS = Path(__file__).parent.parent / "claims.yml"
 DEFECTS = CLAIMS.with_name("defects.yml")
@@ -87,8 +87,8 @@ def _read(path, kind, is_known):
 def proofs(kind="claim"):
     """Which notebook's cell proves which claim (or `defect`), {number: notebook}, by its tags."""
     found, prefix = {}, f"{kind}-"
-    for path in chapters.notebooks():
-        for cell in chapters.cells(path):
+    for path in notebooks.notebooks():
+        for cell in notebooks.cells(path):
             for tag in cell["metadata"].get("tags", []):
                 if tag.startswith(prefix):
                     found.setdefault(int(tag.removeprefix(prefix)), path.stem)
@@ -144,14 +144,14 @@ def verdicts(*numbers, place=False, brief=False):
 def by_chapter(*words):
     """The claims of these verdicts (keys of CLAIM_WORDS), chapter by chapter, to be opened."""
     known, proven, parts = claims(), proofs(), []
-    for path in chapters.chapters():
+    for path in notebooks.chapters():
         mine = [
             claim
             for claim in known.values()
             if claim.chapter == path.stem and claim.verdict in words
         ]
         if mine:
-            name = html.escape(chapters.title(path))
+            name = html.escape(notebooks.title(path))
             parts.append(f"<p>{show.link(path.stem, f'{int(path.stem[:2])}. {name}')}</p>")
             parts.append(_folded(mine, proven))
     return HTML(show.CSS + "".join(parts))

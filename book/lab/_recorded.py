@@ -1,4 +1,4 @@
-"""The recorder's half inside the recorded process: `_traced.py DESCRIPTOR CALLS SERVER ARGUMENTS`.
+"""The recorder's half inside the recorded process: `_recorded.py DESCRIPTOR CALLS SERVER WORDS`.
 
 It puts a subclass in the place of `socket.socket` and a wrapper in the place of `select.epoll`, and
 the like for what workers wait in, `queue.SimpleQueue` and an SQLite connection; then it runs the
@@ -26,7 +26,9 @@ import threading
 import time
 import weakref
 
-import kernel  # beside this file, which is run as a script
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # what holds `look`
+
+from look import kernel  # noqa: E402
 
 SOCKET_CALLS = (
     "bind", "listen", "accept", "connect", "connect_ex", "recv", "recv_into", "send", "sendall",
@@ -62,7 +64,7 @@ class Recorder:
         fd = descriptor(what)
         self.write(
             begins=number, t=time.monotonic(), thread=threading.current_thread().name, line=line,
-            call=name, fd=fd, given=[describe(value) for value in arguments[1:]],
+            name=name, fd=fd, given=[describe(value) for value in arguments[1:]],
             lines=self.take_lines(),
         )  # fmt: skip
         self.local.inside = True
@@ -103,7 +105,7 @@ class Recorder:
             kind.add(what)
 
     def line_of_server(self):
-        """Were we called from the server's folder; and from which line of its own file, or None?"""
+        """Return (was the caller in the server's folder, its line in the server's file or None)."""
         frame, ours = sys._getframe(2), False
         while frame:
             if frame.f_code.co_filename == self.server:
@@ -240,7 +242,8 @@ def main():
     selectors.EpollSelector._selector_cls = select.epoll  # it has bound the original already
     queue.SimpleQueue = recorded_queue(recorder)
     sqlite3.connect = recorded_connect(recorder)
-    del sys.modules["kernel"]
+    for name in [each for each in sys.modules if each.partition(".")[0] == "look"]:
+        del sys.modules[name]  # the server may have modules of its own of such names
     sys.argv[:] = sys.argv[3:]
     sys.path[0] = os.path.dirname(server)
     threading.settrace(recorder.trace)

@@ -1,0 +1,1 @@
+"""The press: what the Makefile calls to execute, store, copy and build the book."""

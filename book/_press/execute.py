@@ -1,0 +1,134 @@
+"""Execute notebooks and store what they print.
+
+Stored outputs are what nbval compares with. So what changes on every run (ports, pictures) is
+written in its sanitised form, and an output that is the same when sanitised is left as it was: a
+notebook in which nothing has changed is not written anew.
+"""
+
+import base64
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+from lab import notebooks
+from lab.session import write_whole
+
+BOOK = notebooks.BOOK
+PICTURE = BOOK / "_static" / "one-client-thinks.svg"
+SANITISE = Path(__file__).with_name("sanitize.cfg")
+METADATA = {  # the same for every Python
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def sanitiser():
+    """The function that makes texts of different runs alike, by sanitize.cfg."""
+    from nbval.plugin import get_sanitize_patterns
+
+    rules = get_sanitize_patterns(SANITISE.read_text(encoding="utf-8"))
+
+    def sanitise(text):
+        for pattern, replacement in rules:
+            text = re.sub(pattern, replacement, text)
+        return text
+
+    return sanitise
+
+
+def _texts(output, change):
+    """An output of a cell with every text in it changed, but for pictures."""
+    output = output.copy()
+    if "text" in output:
+        output["text"] = change(output["text"])
+    if "data" in output:
+        output["data"] = {
+            kind: change(value)
+            if isinstance(value, str) and not kind.startswith("image/")
+            else value
+            for kind, value in output["data"].items()
+        }
+    return output
+
+
+# What must be hidden from a reader of stored outputs. Pictures have to stay.
+def _hide_ports(text):
+    return re.sub(r"(127\.0\.0\.1|\[::1\]):\d{4,5}", r"\1:PORT", text)
+
+
+def execute(*names, fresh=False):
+    """Run notebooks, all or those named, and store what they print; say how long each took.
+
+    fresh: store new outputs even where they differ only in what differs on every run. Ends with
+    a message when a name is unknown, with a CellExecutionError when a cell fails.
+    """
+    known = {path.stem: path for path in notebooks.notebooks()}
+    for name in names:
+        if name not in known:
+            sys.exit(f"There is no notebook {name}; there are {', '.join(known)}.")
+    for name in names or known:
+        began = time.monotonic()
+        changed = store(known[name], run(known[name]), fresh)
+        changes = "stored anew" if changed else "as it was"
+        print(f"{name}: {time.monotonic() - began:.1f} s, {changes}")
+    store_picture()
+
+
+def run(path):
+    """Execute a notebook in the book's folder; return it with its new outputs.
+
+    Raises CellExecutionError where a cell fails.
+    """
+    new = notebooks.read(path)
+    where = {"metadata": {"path": str(BOOK)}}
+    NotebookClient(new, timeout=120, kernel_name="python3", resources=where).execute()
+    return new
+
+
+def store(path, new, fresh=False):
+    """Store an executed notebook where it differs from what is stored; return whether it did."""
+    text = nbformat.writes(merge(notebooks.read(path), new, fresh)) + "\n"
+    if text == path.read_text(encoding="utf-8"):
+        return False
+    write_whole(path, text)
+    return True
+
+
+def merge(old, new, fresh=False):
+    """Return an executed notebook as it is to be stored.
+
+    old: as it is stored. Where a cell's outputs are those of old but for what differs on every
+    run, the old ones stay, unless fresh.
+    """
+    sanitise = sanitiser()
+    for before, after in zip(old.cells, new.cells, strict=True):
+        after.metadata.pop("execution", None)
+        if after.cell_type == "code":
+            after.outputs = _merge_outputs(before.outputs, after.outputs, sanitise, fresh)
+            for output in after.outputs:
+                if "execution_count" in output:
+                    output["execution_count"] = after.execution_count
+    new.metadata = nbformat.from_dict(METADATA)
+    return new
+
+
+def _merge_outputs(old, new, sanitise, fresh):
+    def alike(outputs):
+        return [_texts(output, sanitise) for output in outputs]
+
+    if not fresh and alike(old) == alike(new):
+        return old
+    return [nbformat.from_dict(_texts(output, _hide_ports)) for output in new]
+
+
+def store_picture():
+    """Write the README's picture: the first one of chapter 2, from its stored output, on white."""
+    cells = notebooks.read(BOOK / "02_request_loop.ipynb").cells
+    html = next(cell for cell in cells if cell.id == "two-opening").outputs[0].data["text/html"]
+    wide = re.search(r'<img [^>]*src="data:image/svg\+xml;base64,([^"]+)', html)[1]
+    drawing = base64.b64decode(wide).decode()
+    write_whole(PICTURE, drawing.replace("<svg ", '<svg style="background:#fff" ', 1))

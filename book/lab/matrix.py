@@ -1,0 +1,124 @@
+"""The survival matrix of the book: every server against every awkward client.
+
+What a cell is and how it is judged is survive's; here are the book's own columns, the chapter that
+explains each row, and the exercises' checks, which play rows against a reader's own file.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from survive import scene
+from survive.rows import ROWS, Traits, row
+from survive.server import ServerError, serve
+
+from . import notebooks
+from .session import find
+
+# The chapter that explains what a row does to a server.
+EXPLAINED_IN = {
+    "two at once": "02_request_loop",
+    "ten while it is busy": "07_backlog",
+    "says nothing": "02_request_loop",
+    "connects and closes": "02_request_loop",
+    "half a request then closes": "02_request_loop",
+    "half a request then resets": "02_request_loop",
+    "whole request then resets": "02_request_loop",
+    "asks and leaves": "04_level_triggered",
+    "half closes after asking": "05_edge_triggered",
+    "half closes and vanishes": "10_peers_that_close",
+    "bytes that are not UTF-8": "01_one_request",
+    "a body left unread": "01_one_request",
+    "two pipelined requests": "01_one_request",
+    "a header without end": "02_request_loop",
+    "sends without pause": "05_edge_triggered",
+    "more clients than descriptors": "03_thread_per_client",
+    "HEAD": "01_one_request",
+    "a bare line feed": "01_one_request",
+    "a TLS hello": "02_request_loop",
+    "its console closed": "02_request_loop",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A server of the book: its file, the chapter that explains it, and what sets it apart.
+
+    path: a file; or a name without a folder, and then a cell of that chapter writes it to run/.
+    label: what stands above the column; the chapter's number, unless given.
+    """
+
+    chapter: str
+    path: str
+    label: str = ""
+    traits: Traits = field(default_factory=Traits)
+
+    def __post_init__(self):
+        object.__setattr__(self, "label", self.label or self.chapter[:2])
+
+    def file(self):
+        """Return the path of its file, which is written first where a chapter's cell holds it."""
+        if "/" in self.path:
+            return self.path
+        return str(notebooks.write_program(self.chapter, self.path))
+
+
+
+COLUMNS = [
+    Column(
+        "01_one_request",
+        "../code/01_one_request.py",
+        traits=Traits(answers_once=True, one_at_a_time=True),
+    ),
+    Column("02_request_loop", "../code/02_request_loop.py", traits=Traits(one_at_a_time=True)),
+    Column("03_thread_per_client", "../code/03_thread_per_client.py"),
+    Column("04_level_triggered", "../code/04_level_triggered.py"),
+    Column("05_edge_triggered", "../code/05_edge_triggered.py"),
+    Column("06_one_shot", "../code/06_one_shot.py"),
+    Column("07_backlog", "../code/07_backlog.py"),
+    Column("08_cork", "../code/08_cork.py"),
+    Column("09_nodelay", "../code/09_nodelay.py"),
+    Column("10_peers_that_close", "../code/10_peers_that_close.py"),
+    # Chapters 4 and 5 with the lines that the translator's note puts into their reading.
+    Column("10_peers_that_close", "10_rewrite_level.py", "04′"),
+    Column("10_peers_that_close", "10_rewrite_edge.py", "05′"),
+]
+
+
+def judge(row, column):
+    """Play one cell; return its Verdict. Raises ServerError if the server does not start at all."""
+    return scene.judge(row, partial(serve, column.file()), column.traits)
+
+
+def survey(rows=None, columns=None, at_once=4):
+    """Judge every cell, so many at once; return {(row name, column label): Verdict}.
+
+    rows and columns: all, unless given. Raises ServerError if a server does not start at all.
+    """
+    rows = ROWS if rows is None else rows
+    columns = COLUMNS if columns is None else columns
+    columns = [replace(column, path=column.file()) for column in columns]  # each written once
+    cells = [(row, column) for row in rows for column in columns]
+    with ThreadPoolExecutor(at_once) as pool:
+        names = [(row.name, column.label) for row, column in cells]
+        return dict(zip(names, pool.map(lambda cell: judge(*cell), cells), strict=True))
+
+
+def check(name, client, *more, **traits):
+    """Play clients of the matrix, by their names, against a server of the reader's own.
+
+    name: a file in run/, or a path. traits: what sets the server apart, as survive.rows.Traits
+    has it. Prints a line for each client.
+    """
+    column = Column(Path(name).stem, str(find(name)), traits=Traits(**traits))
+    rows = [row(each) for each in (client, *more)]
+    try:
+        verdicts = survey(rows, [column])
+    except ServerError as error:
+        print(error)
+        return
+    for each in rows:
+        verdict = verdicts[each.name, column.label]
+        done = "solved" if verdict.word in ("ok", "ends") else "not yet"
+        print(f"{each.name}: {done} ({verdict})")

@@ -1,0 +1,269 @@
+"""The recorder: run a server, and keep what it and its clients did, on one clock.
+
+    with lab.record("02_request_loop.py") as run:
+        lab.awkward.plain_get(run.talk("first"), run.server)
+    run.recording.calls("recv")
+
+The server runs in a process of its own, under `_recorded.py`; the clock is CLOCK_MONOTONIC, which
+is the same in all processes (clock_gettime(2)). Nothing here needs privileges.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from survive.awkward import plain_get
+from survive.clients import Conversation
+from survive.server import serve
+
+from .session import find
+
+MOST_CALLS = 2000
+
+
+class Seen(NamedTuple):
+    """A socket of the server as it was after a call: its state, and the bytes in its queues."""
+
+    state: str
+    unread: int
+    unsent: int
+
+
+@dataclass
+class Call:
+    """One call that the server made.
+
+    name: the method's (`recv`, `poll`). fd: of its socket or epoll object, None of another.
+    client: the name of the client whose socket that is, or "". thread, line: who called, from which
+    line of the server's file; None where another file of its folder has called. began: in seconds
+    since the server listened. took: seconds, None if it never returned. given, got: arguments and
+    result as JSON has them, where bytes are {"bytes": length, "begins": text} and a socket is
+    {"fd": number}. error: the exception's name, or None. sockets: {descriptor: Seen} and interest:
+    {epoll: {descriptor: mask in names}}, both after the call.
+    """
+
+    name: str
+    fd: int | None
+    thread: str
+    line: int | None
+    began: float
+    given: list
+    took: float | None = None
+    got: Any = None
+    error: str | None = None
+    sockets: dict | None = None
+    interest: dict | None = None
+    client: str = ""
+
+    @property
+    def returned(self):
+        """When it returned, or None."""
+        return None if self.took is None else self.began + self.took
+
+    @property
+    def moved(self):
+        """How many bytes it has received or sent; None of a failure, and of another call."""
+        if isinstance(self.got, dict):
+            return self.got.get("bytes")
+        return self.got if self.name.startswith("send") else None
+
+    @property
+    def accepted(self):
+        """The descriptor that an accept has returned, or None."""
+        return self.got[0]["fd"] if self.name == "accept" and self.got else None
+
+    @property
+    def watched(self):
+        """What the first epoll object watched after the call: {descriptor: mask in names}."""
+        return next(iter((self.interest or {}).values()), {})
+
+
+class Event(NamedTuple):
+    """What a client did or got: see Conversation. when: in seconds since the server listened."""
+
+    when: float
+    what: str
+    bytes: int
+
+
+class Client(NamedTuple):
+    """A client of a recorded run: its name, its port, and its Events."""
+
+    name: str
+    port: int
+    events: list
+
+    def first(self, what):
+        """Return when something first happened to it. Raises ValueError if it never did."""
+        for event in self.events:
+            if event.what == what:
+                return event.when
+        raise ValueError(f"{self.name}: never {what!r}")
+
+
+@dataclass
+class Recording:
+    """What a server and its clients did.
+
+    server: its file's name. source: its lines. status: its exit status, or None. ended: when.
+    all_calls: every Call, in the order in which they began. lines: (when, thread, line) of what was
+    executed, in order. clients: every Client. capped: whether the limit of calls was reached; what
+    came later is not here.
+    """
+
+    server: str
+    source: list
+    status: int | None
+    ended: float
+    all_calls: list
+    lines: list
+    clients: list
+    capped: bool
+
+    def __post_init__(self):
+        for call, names in self.named():
+            call.client = names.get(call.fd, "")
+
+    def calls(self, *names):
+        """Return the Calls of these names; all, if none is given."""
+        return [call for call in self.all_calls if not names or call.name in names]
+
+    def of(self, client, *names):
+        """Return the Calls on the socket of a client, by its name; only those of some names."""
+        return [call for call in self.calls(*names) if call.client == client]
+
+    def client(self, name):
+        """Return the Client of a name. Raises ValueError with the names there are."""
+        for client in self.clients:
+            if client.name == name:
+                return client
+        raise ValueError(f"no client {name!r}; there are {[each.name for each in self.clients]}")
+
+    def named(self) -> Iterator:
+        """Yield each Call with {descriptor: name of its client} as it was when the call began."""
+        ports, names = {client.port: client.name for client in self.clients}, {}
+        for call in self.all_calls:
+            if call.accepted is not None:
+                names[call.accepted] = ports.get(call.got[1][1], "")
+            yield call, names
+
+
+class Run:
+    """A server under record and the conversations with it.
+
+    path: the server's file.
+    """
+
+    def __init__(self, path, arguments, most_calls):
+        self._path, self._file = path, tempfile.TemporaryFile()
+        self._talks, self._looked_at, self._full = [], 0, False
+        self.recording = None
+        out = self._file.fileno()
+        recorded = Path(__file__).with_name("_recorded.py")
+        before = [str(recorded), str(out), str(most_calls)]
+        self.server = serve(path, *arguments, before=before, inherit=[out])
+        self._began = time.monotonic()
+
+    def talk(self, name, seconds=5):
+        """A Conversation with the server that will be in the recording, under that name."""
+        talk = Conversation(self.server.address, name, seconds)
+        self._talks.append(talk)
+        return talk
+
+    def asks(self, name):
+        """A client of that name asks and reads, in a thread: (its Conversation, the thread)."""
+        talk = self.talk(name)
+        thread = threading.Thread(target=plain_get, args=[talk, self.server])
+        thread.start()
+        return talk, thread
+
+    def is_full(self):
+        """Has the limit of calls been reached?"""
+        # Not by read: the offset is the server's, which writes there.
+        new = os.pread(self._file.fileno(), 1 << 24, self._looked_at)
+        self._looked_at += max(0, len(new) - len('"capped"'))
+        self._full = self._full or b'"capped"' in new
+        return self._full
+
+    def finish(self):
+        """Stop the server, close what clients are left, and put the recording together."""
+        if self.recording is not None:
+            return
+        for talk in self._talks:
+            talk.close()
+        status = self.server.status()
+        now = time.monotonic()
+        self.server.stop()
+        ended = min(now, self.server.console.ended_at)
+        self._file.seek(0)
+        with self._file:
+            written = self._file.read()
+        calls, lines, capped = _merge(written, self._began)
+        self.recording = Recording(
+            server=self.server.name,
+            source=self._path.read_text(encoding="utf-8").splitlines(),
+            status=status,
+            ended=ended - self._began,
+            all_calls=calls,
+            lines=lines,
+            clients=[self._client(talk) for talk in self._talks],
+            capped=capped,
+        )
+
+    def _client(self, talk):
+        events = [Event(t - self._began, what, count) for t, what, count in talk.events]
+        return Client(talk.name, talk.port, events)
+
+
+def _merge(written, began):
+    """Put the beginnings and the returns of calls together; a torn last line is left out.
+
+    Returns the Calls in order, the lines executed in order, and whether the limit was reached.
+    """
+    calls, lines, capped = {}, [], False
+    for text in written.splitlines(keepends=True):
+        if not text.endswith(b"\n"):
+            break
+        record = json.loads(text)
+        if "capped" in record:
+            capped = True
+        elif "begins" in record:
+            number, executed = record.pop("begins"), record.pop("lines")
+            lines += [(t - began, record["thread"], line) for t, line in executed]
+            calls[number] = Call(began=record.pop("t") - began, **record)
+        else:
+            _return(calls[record["returns"]], record, began)
+    ordered = sorted(calls.values(), key=lambda call: call.began)
+    return [call for call in ordered if call.name != "(runs)"], sorted(lines), capped
+
+
+def _return(call, record, began):
+    """Add to a Call what is known since it returned."""
+    call.took = record["t"] - began - call.began
+    call.got, call.error = record["got"], record["error"]
+    call.sockets = {int(fd): Seen(*seen) for fd, seen in record["sockets"].items()}
+    call.interest = {
+        int(epoll): {int(fd): mask for fd, mask in watched.items()}
+        for epoll, watched in record["interest"].items()
+    }
+
+
+@contextlib.contextmanager
+def record(name, *arguments, most_calls=MOST_CALLS):
+    """Run a server under record for as long as the block lasts; yields a Run.
+
+    name: a file in run/, or a path. arguments: what follows its port. After the block,
+    `run.recording` is there, a Recording; the server is gone.
+    """
+    run = Run(find(name), arguments, most_calls)
+    try:
+        yield run
+    finally:
+        run.finish()

@@ -1,0 +1,98 @@
+"""What one notebook has running and has written: its servers, and its files in run/.
+
+A notebook's working folder is book/. Its servers are written to run/, which notebooks share: the
+same notebook may be open in two kernels. So a file there is written whole or not at all: another
+kernel may start it at any moment.
+"""
+
+import atexit
+import os
+import tempfile
+from pathlib import Path
+
+from survive.server import serve
+
+_started = {}  # by path: what this notebook has started and not yet stopped
+
+
+def find(name):
+    """Return the file that a notebook means: `02_request_loop.py` is what a cell wrote to run/."""
+    path = Path(name)
+    return (Path("run") / path if path.parent == Path() else path).resolve()
+
+
+def start(name, *arguments):
+    """Start a server in the background, say where it listens, and return it.
+
+    name: a file in run/, or a path. Starting a file again stops the one started before.
+    """
+    path = find(name)
+    if path in _started:
+        _started.pop(path).stop()
+    server = serve(path, *arguments)
+    _started[path] = server
+    print(f"{server.name} is listening on {server.address[0]}:{server.port}")
+    return server
+
+
+def stop_all():
+    """Stop every server that start() has started."""
+    while _started:
+        _started.popitem()[1].stop()
+
+
+atexit.register(stop_all)
+
+
+def write_whole(path, text):
+    """Write a text file so that nobody ever finds less than all of it; return its path.
+
+    It is written beside its place and then moved there, rename(2).
+    """
+    path = Path(path)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
+    ) as file:
+        try:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    return path
+
+
+def variant(chapter, name, lines="", start=None, **settings):
+    """Write a server like a chapter's, but with something changed, to run/; return its path.
+
+    chapter: `04_level_triggered`, as in code/. name: of the file. settings: constants of that
+    module, as BACKLOG=128. lines: what else is to be done to `chapter`, as a program's text. start:
+    a module of run/ that uses the chapter's and is to be run in its place.
+    """
+    constants = "".join(f"chapter.{constant} = {value!r}\n" for constant, value in settings.items())
+    text = (
+        "import importlib, sys\n"
+        "sys.path.append('../code')\n"
+        f"chapter = importlib.import_module({chapter!r})\n"
+        f"{constants}{lines}\n"
+        f"importlib.import_module({(start or chapter)!r}).main()\n"
+    )
+    return str(write_whole(Path("run", name), text))
+
+
+def add_magic(shell):
+    """Have `%%writefile` write its file whole or not at all; the rest of it is IPython's own."""
+    original = shell.find_cell_magic("writefile")
+
+    def writefile(line, cell):
+        words = line.split()
+        if len(words) == 1:
+            path = Path(words[0]).expanduser()
+            print(f"{'Overwriting' if path.exists() else 'Writing'} {words[0]}")
+            write_whole(path, cell)
+        else:  # `-a FILE`, or a mistake that IPython explains
+            original(line, cell)
+
+    shell.register_magic_function(writefile, "cell", "writefile")

@@ -1,0 +1,11 @@
+"""A look at any running server: where it sleeps, what it watches, whose queue is full.
+
+    python3 book/look PID               from a checkout, with Python alone
+
+kernel    what the kernel says of processes and sockets, without privileges
+strace    the system calls that one thread makes during a moment
+view      what was seen of a process: look_at(pid) makes a View
+symptoms  what is wrong with it
+report    a View as text: report(view)
+command   the command line
+"""

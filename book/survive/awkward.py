@@ -1,0 +1,224 @@
+"""The awkward clients: each a function that says in its docstring what it does on the wire.
+
+Each takes (talk, server): talk is a Conversation, connected just now, that nobody has used; server
+is a Server. When it returns without closing talk, its client stays. Each forces the order of
+events, by a cork, SIGSTOP or a handshake: what comes of it is never how a race went.
+"""
+
+import contextlib
+import functools
+import resource
+import socket
+import ssl
+
+from look import kernel
+
+from .clients import REQUEST, vanish
+from .waiting import until
+
+HALF = b"GET / HT"
+
+
+def plain_get(talk, server):
+    """Asks, and reads the answer to its end."""
+    talk.send(REQUEST)
+    talk.read_all()
+
+
+def one_byte_at_a_time(talk, server):
+    """Sends its request in segments of one byte, each when the last one has been read."""
+    talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    ends = talk.socket.getpeername(), talk.socket.getsockname()  # as the server has them
+    for number in range(len(REQUEST)):
+        talk.send(REQUEST[number : number + 1])
+        with contextlib.suppress(TimeoutError):  # one that is frozen doesn't read
+            until(lambda: not (end := kernel.find_socket(*ends)) or not end.unread, 0.5)
+    talk.read_all()
+
+
+def two_at_once(talk, server):
+    """Two connections ask at the same time; then each reads its answer."""
+    other = talk.another()
+    talk.send(REQUEST)
+    other.send(REQUEST)
+    talk.read_all()
+    other.read_all()
+
+
+TOGETHER = 10
+
+
+def ten_while_it_is_busy(talk, server):
+    """Nine more connect while the server is stopped, as far as they are let in; then all ask."""
+    with contextlib.suppress(TimeoutError):  # who has come before is accepted, if that can be
+        until(lambda: not kernel.accept_queue(server.address)[0], 0.5)
+    with server.paused():
+        while len(talk.others) < TOGETHER - 1:
+            waiting, limit = kernel.accept_queue(server.address)
+            if waiting > limit:
+                break  # it is full: the next one would be let in after a second
+            talk.another()
+    together = (talk, *talk.others)
+    for each in together:
+        each.send(REQUEST)
+    for each in together:
+        each.read_all()
+
+
+def says_nothing(talk, server):
+    """Connects, says nothing and stays."""
+
+
+def connects_and_closes(talk, server):
+    """Connects and closes: a FIN, and not one byte."""
+    talk.close()
+
+
+def half_a_request_then_closes(talk, server):
+    """Sends the first eight bytes of a request, then closes."""
+    talk.send(HALF)
+    talk.close()
+
+
+def half_a_request_then_resets(talk, server):
+    """Sends the first eight bytes of a request and a reset while the server is stopped."""
+    with server.paused():
+        talk.send(HALF)
+        talk.reset()
+
+
+def whole_request_then_resets(talk, server):
+    """Sends a whole request and a reset while the server is stopped: it finds both."""
+    with server.paused():
+        talk.send(REQUEST)
+        talk.reset()
+
+
+def asks_and_leaves(talk, server):
+    """Asks and closes without reading; a cork keeps request and FIN in one segment."""
+    talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    talk.send(REQUEST)
+    talk.close()
+
+
+def half_closes_after_asking(talk, server):
+    """Asks, sends a FIN in the same segment, and stays to read the answer."""
+    talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    talk.send(REQUEST)
+    talk.half_close()
+    talk.read_all()
+
+
+def half_closes_and_vanishes(talk, server):
+    """Half a request and a FIN; and nothing that the server sends now is ever acknowledged."""
+    with server.paused():
+        talk.send(HALF)
+        talk.half_close()
+        until(lambda: talk.state() == "FIN-WAIT-2", what="the FIN to be acknowledged")
+        vanish(talk.socket)
+
+
+def bytes_that_are_not_utf8(talk, server):
+    """Asks for a path of two bytes that no UTF-8 text has."""
+    talk.send(b"GET /\xff\xfe HTTP/1.0\r\n\r\n")
+    talk.read_all()
+
+
+def a_body_left_unread(talk, server):
+    """Posts 4 kB in one piece: all of it is there before the server has read a byte."""
+    body = b"x" * 4096
+    with server.paused():
+        talk.send(b"POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    talk.read_all()
+
+
+def two_pipelined_requests(talk, server):
+    """Sends two requests of HTTP/1.1 in one segment, the second asking to close."""
+    talk.send(
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    talk.read_all()
+
+
+def a_header_without_end(talk, server):
+    """Sends header lines, 64 kB of them, never the empty one, and stays."""
+    talk.send(b"GET / HTTP/1.0\r\n" + b"X-More: and more\r\n" * 3640)
+
+
+def sends_without_pause(talk, server):
+    """Sends without a line end, as fast as it is taken, and goes on; returns after 2 MB or 1 s."""
+    # Small buffers: a server that has let it go on has soon read what is left.
+    talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+    talk.keep_sending(b"x" * 16384)
+    with contextlib.suppress(TimeoutError):
+        until(lambda: sum(count for _, _, count in talk.events) > 2_000_000, 1)
+
+
+def never_reads_a_long_answer(talk, server):
+    """Asks, with the smallest receive buffer there is, and reads nothing."""
+    talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    talk.send(REQUEST)
+
+
+DESCRIPTORS = 16
+
+
+def more_clients_than_descriptors(talk, server):
+    """Twice as many silent clients as the server may have descriptors; then all leave."""
+    limit = kernel.descriptors(server.pid) + DESCRIPTORS  # of its first process
+    server.limit(resource.RLIMIT_NOFILE, limit)
+
+    def no_more():
+        return kernel.descriptors(server.pid) >= limit
+
+    with contextlib.suppress(OSError):  # nobody listens any more
+        for _ in range(2 * DESCRIPTORS):
+            talk.another()
+            # One at a time: a short queue must not be full before the descriptors are gone.
+            until(lambda: no_more() or server.is_asleep(), 3)
+            if no_more():
+                talk.seconds = 0.05  # the others will find the queue full
+    talk.close()
+
+
+def head(talk, server):
+    """Asks for the header alone."""
+    talk.send(b"HEAD / HTTP/1.0\r\n\r\n")
+    talk.read_all()
+
+
+def a_bare_line_feed(talk, server):
+    """Sends two line feeds, which ask for nothing, and a FIN, and waits for the end."""
+    talk.send(b"\n\n")
+    talk.half_close()
+    talk.read_all()
+
+
+@functools.cache
+def tls_hello():
+    """The first bytes of a TLS client, made by the ssl module, with no empty line among them."""
+    while True:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        engine = ssl.create_default_context().wrap_bio(
+            incoming, outgoing, server_hostname="localhost"
+        )
+        with contextlib.suppress(ssl.SSLWantReadError):
+            engine.do_handshake()
+        hello = outgoing.read()
+        if b"\n\n" not in hello and b"\n\r\n" not in hello:
+            return hello
+
+
+def a_tls_hello(talk, server):
+    """Takes the server for an https one, and waits for its certificate."""
+    talk.send(tls_hello())
+    talk.seconds = 0.5
+    talk.read_all()
+
+
+def its_console_closed(talk, server):
+    """Asks when nobody reads any more what the server prints, and it has no other work."""
+    until(server.is_asleep)
+    server.close_console()
+    plain_get(talk, server)

@@ -1,0 +1,271 @@
+"""Clients: a plain one, and a conversation that is led by hand.
+
+`get` asks and returns the answer. A `Conversation` is a connection led step by step, which
+remembers what it sent and got and when. Nothing here waits for ever: every operation has a
+deadline.
+"""
+
+import contextlib
+import ctypes
+import errno
+import http.client
+import io
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass
+
+from look import kernel
+
+from .waiting import until
+
+REQUEST = b"GET / HTTP/1.0\r\n\r\n"
+SECONDS = 5
+ENDS = {"closed": "closed", "reset": "was reset"}  # how an end is called among the events
+MOST_RECEIVED = 64_000_000  # bytes, in a conversation
+SO_ATTACH_FILTER, BPF_RET = 26, 0x06  # asm-generic/socket.h, linux/bpf_common.h
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One HTTP answer: status as a number, headers by lower-case name, body in bytes."""
+
+    status: int
+    headers: dict
+    body: bytes
+
+    def __str__(self):
+        return f"{self.status} {self.body.decode('utf-8', 'backslashreplace')!r}"
+
+
+class _Unclosed(io.BytesIO):
+    """Bytes that http.client may read as a connection, one answer after another."""
+
+    def makefile(self, mode):
+        return self
+
+    def close(self):
+        pass
+
+
+def parse_answers(raw, method="GET"):
+    """The complete HTTP answers that raw bytes hold, as a list; what is not HTTP ends it."""
+    source, answers = _Unclosed(raw), []
+    while source.tell() < len(raw):
+        response = http.client.HTTPResponse(source, method=method)
+        try:
+            response.begin()
+            body = response.read()
+        except (http.client.HTTPException, ValueError):
+            break
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        answers.append(Answer(response.status, headers, body))
+    return answers
+
+
+class _Pour:
+    """A thread that sends a piece again and again in a conversation, until stop() or the end."""
+
+    def __init__(self, talk, piece):
+        self.talk, self.enough = talk, threading.Event()
+        talk.socket.settimeout(0.1)  # how long stop() may have to wait
+        self.thread = threading.Thread(target=self._send, args=[piece])
+        self.thread.start()
+
+    def _send(self, piece):
+        with contextlib.suppress(ConnectionError):
+            while not self.enough.is_set():
+                with contextlib.suppress(TimeoutError):
+                    self.talk.note("sent", self.talk.socket.send(piece))
+
+    def stop(self):
+        self.enough.set()
+        self.thread.join()
+        self.talk.socket.settimeout(self.talk.seconds)
+
+
+class Conversation:
+    """One connection, led by hand: connect, send, receive, half-close, close, reset.
+
+    address: (host, port). name: what pictures call it. seconds: the deadline of every operation,
+    after which it raises TimeoutError. `received` is all that came so far, `ended` how the other
+    side's half ended: "closed", "reset", or None. `events` lists (time, what, bytes), where what is
+    "calls", "connected", "sent", "half-closed", "left" or "reset", which are its own acts, or
+    "got", "closed" or "was reset", which are the other side's.
+    """
+
+    def __init__(self, address, name="client", seconds=SECONDS):
+        self.address, self.name, self.seconds = address, name, seconds
+        self.events, self.received, self.ended = [], b"", None
+        self.others = []  # conversations that this one has opened beside it
+        self.has_said_all = False  # has it come to the point where it only listens?
+        self._pour = None
+        began = time.monotonic()
+        self.socket = socket.create_connection(address, timeout=seconds)
+        self.port = self.socket.getsockname()[1]  # our own: the kernel's tables know us by it
+        self.events.append((began, "calls", 0))
+        self.note("connected")
+
+    def note(self, what, count=0):
+        """Remember that something happened now, as one of the events."""
+        self.events.append((time.monotonic(), what, count))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    @property
+    def is_closed(self):
+        """Has our own end been closed?"""
+        return self.socket.fileno() < 0
+
+    def state(self):
+        """The state of our end, as TCP names it."""
+        return kernel.state_of(self.socket)
+
+    def another(self):
+        """A second conversation with the same server; it ends when this one does."""
+        other = Conversation(self.address, f"{self.name}, again", self.seconds)
+        self.others.append(other)
+        return other
+
+    def send(self, data):
+        """Send all of data. Raises TimeoutError, BrokenPipeError, ConnectionResetError."""
+        self.socket.sendall(data)
+        self.note("sent", len(data))
+
+    def keep_sending(self, piece):
+        """Send a piece again and again from now on, in a thread, until stop_sending()."""
+        self._pour = _Pour(self, piece)
+
+    def stop_sending(self):
+        """End what keep_sending() has begun, if anything."""
+        if self._pour:
+            self._pour.stop()
+            self._pour = None
+
+    def receive(self, size=65536):
+        """Receive what is there, at the most size bytes, waiting for the first one.
+
+        Returns b"" at the end of input; `ended` then says whether it came by a close or a reset.
+        """
+        try:
+            data = self.socket.recv(size)
+        except ConnectionResetError:
+            data, self.ended = b"", "reset"
+        else:
+            self.ended = self.ended or (None if data else "closed")
+        self.note("got" if data else ENDS[self.ended], len(data))
+        self.received += data
+        return data
+
+    def read_all(self):
+        """Receive until the end of input, the deadline, or MOST_RECEIVED bytes; return all."""
+        self.has_said_all = True
+        deadline = time.monotonic() + self.seconds
+        with contextlib.suppress(TimeoutError):
+            while len(self.received) < MOST_RECEIVED and (left := deadline - time.monotonic()) > 0:
+                self.socket.settimeout(left)
+                if not self.receive():
+                    break
+        self.socket.settimeout(self.seconds)
+        return self.received
+
+    def answers(self, method="GET"):
+        """The complete HTTP answers received so far."""
+        return parse_answers(self.received, method)
+
+    def half_close(self):
+        """Send no more (a FIN goes out), but stay to listen."""
+        self.socket.shutdown(socket.SHUT_WR)
+        self.note("half-closed")
+
+    def close(self):
+        """Close: a FIN, or a reset if input is left unread. Twice does no harm."""
+        self.stop_sending()
+        for other in self.others:
+            other.close()
+        if not self.is_closed:
+            self.socket.close()
+            self.note("left")
+
+    def reset(self):
+        """Leave with a reset."""
+        self.stop_sending()
+        reset(self.socket)
+        self.note("reset")
+
+
+def pair():
+    """The two ends of a TCP connection over loopback, as sockets: the one accepted, its peer."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], theirs
+
+
+def reset(sock):
+    """Close a socket with a reset: SO_LINGER on, with no time to linger, socket(7)."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def vanish(sock):
+    """Make a TCP socket deaf: the kernel drops every segment for it, and acknowledges nothing.
+
+    What it sends still goes out. A filter of one instruction, "keep no byte", is attached to it:
+    socket(7), SO_ATTACH_FILTER, and struct sock_filter in linux/filter.h.
+    """
+    keep_nothing = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RET, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(keep_nothing))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def drain(sock, amount):
+    """Receive amount bytes, and forget them. Raises ConnectionError if it ends before."""
+    while amount:
+        data = sock.recv(min(amount, 1 << 20))
+        if not data:
+            raise ConnectionError(f"the other end has closed, {amount} bytes too soon")
+        amount -= len(data)
+
+
+def outcome(call, *arguments):
+    """What a call returns, or the name of the error that it raises: "EAGAIN" and so on.
+
+    A deadline of the socket's own (settimeout) is "ETIMEDOUT", as a connection's is.
+    """
+    try:
+        return call(*arguments)
+    except TimeoutError:
+        return "ETIMEDOUT"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+
+def fill(sock):
+    """Send on a non-blocking socket until its buffer, which this keeps from growing, stays full."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+
+    def sent():
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                count += sock.send(b"x" * 65536)
+        return count
+
+    until(lambda: sent() == 0, what="the send buffer to stay full")
+
+
+def get(address, seconds=SECONDS):
+    """Ask for / and return the Answer. Raises TimeoutError or ConnectionError without one."""
+    with Conversation(address, seconds=seconds) as talk:
+        talk.send(REQUEST)
+        talk.read_all()
+        answers = talk.answers()
+        if not answers:
+            how = talk.ended or f"silent for {seconds} s"
+            raise ConnectionError(f"no answer: the connection was {how}")
+        return answers[0]
