@@ -7,8 +7,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from look import kernel
+
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
+SERVERS = sorted((ROOT / "code").glob("*.py"))
+
+# A request whose connection is kept, and one that asks for its end; an answer has this many bytes
+# at the least.
+KEPT = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CLOSING = KEPT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+ANSWER_SIZE = 78
 
 # What all the small servers below need: it listens, says so, and calls serve(listener).
 FRAME = """
@@ -19,6 +28,18 @@ def main():
     print("listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
     serve(listener)
 """
+
+
+def read_answers(talk, number):
+    """Receive until so many answers are there; the connection is kept."""
+    while len(talk.received) < number * ANSWER_SIZE:
+        assert talk.receive()
+    return talk.answers()
+
+
+def interest(server, epoll=4):
+    """Return what the server's epoll instance watches, for what: {descriptor: mask}."""
+    return kernel.interest_list(server.pid, epoll)
 
 
 @pytest.fixture
@@ -41,6 +62,14 @@ def serving(write):
         return write(FRAME + textwrap.dedent(serve) + "\nmain()\n", name)
 
     return serving
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch):
+    """Work in a folder with a run/ of its own, as a notebook works in book/; returns run/."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "run"
 
 
 def children():

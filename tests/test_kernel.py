@@ -459,3 +459,13 @@ def test_drops_of_one_listener():
             assert kernel.drops(listener) == 3
             for caller in outside:
                 caller.close()
+
+
+def test_the_interest_list_of_a_server_in_names():
+    with serve(ROOT / "code" / "04_level_triggered.py") as server:
+        lab.until_blocked(server.pid, "epoll_wait")
+        assert kernel.watched(server.pid) == ["IN|ERR|HUP"]
+    with serve(ROOT / "code" / "02_request_loop.py") as server:
+        lab.until_blocked(server.pid, "accept4")
+        with pytest.raises(ValueError, match="not asleep in epoll_wait"):
+            kernel.watched(server.pid)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import lab
-from conftest import BOOK, ROOT
+from conftest import BOOK
 from survive.console import KEPT_BYTES
 from survive.server import CPU_SECONDS, ServerError, serve
 
@@ -288,15 +288,6 @@ def test_every_server_has_a_cpu_limit():
         assert 0 < soft <= CPU_SECONDS  # no limit would be -1
 
 
-def test_starting_again_stops_the_one_before(capsys):
-    first = lab.start(LOOP)
-    second = lab.start(LOOP)
-    assert not first.is_running() and second.is_running()
-    lab.stop_all()
-    assert not second.is_running()
-    assert capsys.readouterr().out.count("02_request_loop.py is listening on 127.0.0.1:") == 2
-
-
 def test_much_output_does_not_stop_it(serving):
     path = serving(
         """
@@ -399,22 +390,3 @@ def test_no_scratch_folder_is_left_by_a_failed_start(write, tmp_path, monkeypatc
     with pytest.raises(ServerError):
         serve(write("1 / 0\n"))
     assert not list(folder.iterdir())
-
-
-def test_a_variant_has_other_settings_and_is_the_same_program(monkeypatch):
-    monkeypatch.chdir(BOOK)
-    path = lab.variant("04_level_triggered", "test_variant.py", BACKLOG=7)
-    with lab.serve(path) as server:
-        assert lab.kernel.accept_queue(server.address) == (0, 7)
-        assert lab.rows.is_hello(lab.get(server.address))
-    Path(path).unlink()
-
-
-def test_the_interest_list_of_a_server_in_names():
-    with lab.serve(ROOT / "code" / "04_level_triggered.py") as server:
-        lab.until_blocked(server.pid, "epoll_wait")
-        assert lab.kernel.watched(server.pid) == ["IN|ERR|HUP"]
-    with lab.serve(ROOT / "code" / "02_request_loop.py") as server:
-        lab.until_blocked(server.pid, "accept4")
-        with pytest.raises(ValueError, match="not asleep in epoll_wait"):
-            lab.kernel.watched(server.pid)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from survive.server import serve
 
+CODE = Path(__file__).resolve().parents[2] / "code"
+
 _started = {}  # by path: what this notebook has started and not yet stopped
 
 
@@ -69,13 +71,18 @@ def variant(chapter, name, lines="", start=None, **settings):
 
     chapter: `04_level_triggered`, as in code/. name: of the file. settings: constants of that
     module, as BACKLOG=128. lines: what else is to be done to `chapter`, as a program's text. start:
-    a module of run/ that uses the chapter's and is to be run in its place.
+    a module of run/ that imports the chapter's and is to be run in its place.
+
+    The chapter is the tested copy, loaded by its path, and known under its name to whoever imports
+    it: a file of that name which a notebook has left in run/ may be old, or changed.
     """
+    path = str(CODE / f"{chapter}.py")
     constants = "".join(f"chapter.{constant} = {value!r}\n" for constant, value in settings.items())
     text = (
-        "import importlib, sys\n"
-        "sys.path.append('../code')\n"
-        f"chapter = importlib.import_module({chapter!r})\n"
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location({chapter!r}, {path!r})\n"
+        f"chapter = sys.modules[{chapter!r}] = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(chapter)\n"
         f"{constants}{lines}\n"
         f"importlib.import_module({(start or chapter)!r}).main()\n"
     )
@@ -88,11 +95,11 @@ def add_magic(shell):
 
     def writefile(line, cell):
         words = line.split()
-        if len(words) == 1:
-            path = Path(words[0]).expanduser()
-            print(f"{'Overwriting' if path.exists() else 'Writing'} {words[0]}")
+        if len(words) == 1 and words[0][0] not in "-'\"":
+            path = os.path.expanduser(words[0])
+            print(f"{'Overwriting' if os.path.exists(path) else 'Writing'} {path}")
             write_whole(path, cell)
-        else:  # `-a FILE`, or a mistake that IPython explains
+        else:  # `-a FILE`, a name in quotes, or a mistake that IPython explains
             original(line, cell)
 
     shell.register_magic_function(writefile, "cell", "writefile")

@@ -1,9 +1,7 @@
-"""The servers in code/, run as a reader would run them, from a terminal."""
+"""The servers of chapters 1 to 9: what each does, beside what all of them do (test_main)."""
 
 import contextlib
-import http.client
 import os
-import re
 import resource
 import select
 import signal
@@ -19,176 +17,10 @@ import psutil
 import pytest
 
 import lab
-from conftest import BOOK, ROOT
-from lab import notebooks
+from conftest import ANSWER_SIZE, CLOSING, KEPT, ROOT, SERVERS, interest, read_answers
 from survive import awkward
 
-SERVERS = sorted((ROOT / "code").glob("*.py"))
 FOUR, FIVE, SIX, SEVEN, EIGHT, NINE, TEN = SERVERS[3:10]
-
-
-def run(path, *arguments, **options):
-    """Run a server to its end; returns the finished process. For arguments that it must refuse."""
-    return subprocess.run(
-        [sys.executable, path, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=10,
-        **options,
-    )
-
-
-def test_every_chapter_has_its_copy_and_no_other_file_is_there():
-    names = {path.stem for path in notebooks.chapters()}
-    assert names == {path.stem for path in SERVERS}
-    assert {path.name for path in (ROOT / "code").iterdir()} - {"__pycache__"} == {
-        path.name for path in SERVERS
-    }
-
-
-def test_no_file_is_named_as_a_standard_module():
-    files = [*SERVERS, *(BOOK / "lab").glob("*.py"), *(ROOT / "tests").glob("*.py")]
-    public = {path.stem for path in files if path.parent.name != "lab"}
-    assert not public & sys.stdlib_module_names
-    assert not (ROOT / "code" / "__init__.py").exists()
-
-
-@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
-def test_the_copy_agrees_with_the_notebook(path):
-    written = notebooks.program(path.stem, path.name)
-    assert path.read_text(encoding="utf-8") == written, "`make code` makes the copies anew"
-
-
-@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
-def test_it_fits_a_page(path):
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert max(map(len, lines)) <= 88
-    assert len(lines) <= 175  # two screens
-
-
-def test_main_is_the_same_in_all():
-    def tail(path):
-        text = path.read_text(encoding="utf-8").replace("    BACKLOG = take_backlog()\n", "")
-        return text[text.index("\ndef main():") :]
-
-    assert len({tail(path) for path in SERVERS}) == 1
-
-
-@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
-@pytest.mark.parametrize(
-    "arguments",
-    [["x"], ["-1"], ["65536"], ["8e3"], ["9" * 5000], ["²"], [""], ["1", "2", "3"]],
-)
-def test_a_bad_port_is_one_line_and_status_2(path, arguments):
-    done = run(path, *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r".*: give one port, a number from 0 .* to 65535\n", done.stderr)
-
-
-@pytest.mark.parametrize("path", [path for path in SERVERS if path != SEVEN], ids=lambda p: p.stem)
-def test_a_second_argument_is_one_too_many(path):
-    done = run(path, "0", "2")
-    assert (done.returncode, done.stdout) == (2, "") and "give one port" in done.stderr
-
-
-@pytest.mark.parametrize("length", ["x", "-1", "65536", "9" * 5000, "²", "", "1e3"])
-def test_a_bad_length_of_the_queue_is_one_line_and_status_2(length):
-    done = run(SEVEN, "0", length)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r".*: the length of the queue is a number from 0 to 65535\n", done.stderr)
-
-
-@pytest.mark.parametrize(("length", "limit"), [(None, 1), (0, 0), (5, 5), (65535, None)])
-def test_the_queue_is_as_long_as_it_is_told(length, limit):
-    """65535 is more than any system allows by default: it gets what there is."""
-    most = int(Path("/proc/sys/net/core/somaxconn").read_text())
-    arguments = [] if length is None else [length]
-    with lab.serve(SEVEN, *arguments) as server:
-        expected = min(65535, most) if limit is None else limit
-        assert lab.kernel.accept_queue(server.address) == (0, expected)
-
-
-@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
-def test_a_port_in_use_is_one_line_and_status_2(path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = run(path, str(port))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(rf".*: port {port}: Address already in use; try .*\n", done.stderr)
-
-
-@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
-def test_the_default_port_is_8080(path):
-    """Where 8080 is free the server takes it; where it is not, it says so."""
-    process = subprocess.Popen(
-        [sys.executable, path],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    first = process.stdout.readline()
-    process.terminate()
-    _, errors = process.communicate(timeout=5)
-    assert first == "listening on 127.0.0.1:8080\n" or "port 8080: Address already" in errors
-
-
-@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_quietly_while_it_waits_for_clients(path, number):
-    with lab.serve(path) as server:
-        lab.until(lambda: lab.kernel.is_asleep(server.pid))
-        server.send_signal(number)
-        assert server.wait() == 0
-        assert server.errors() == ""
-
-
-@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_quietly_while_it_talks_to_one(path, number):
-    with lab.serve(path) as server, lab.Conversation(server.address) as talk:
-        lab.until(lambda: len(lab.kernel.sockets(pid=server.pid)) == 2)
-        lab.until(lambda: lab.kernel.is_asleep(server.pid))
-        server.send_signal(number)
-        assert server.wait() == 0
-        assert (talk.receive(), talk.ended) == (b"", "closed")
-        assert server.errors() == ""
-
-
-@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
-def test_how_it_listens(path):
-    """SO_REUSEADDR, so that it can be restarted at once, and the article's queue of one.
-
-    The servers with threads, and the one that is mended, have Python's own default.
-    """
-    with lab.record(path) as run:
-        lab.until(lambda: lab.kernel.is_asleep(run.server.pid))
-    set_option, _, listen = run.recording.calls()[:3]
-    queue = 128 if path.stem[:2] in ("03", "06", "10") else 1
-    assert set_option.given == [socket.SOL_SOCKET, socket.SO_REUSEADDR, 1]
-    assert listen.sockets[listen.fd] == ("LISTEN", 0, queue)
-
-
-@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
-def test_it_listens_on_loopback_alone(path):
-    with lab.serve(path) as server:
-        (listener,) = lab.kernel.sockets(pid=server.pid)
-        assert listener.local[0] == "127.0.0.1"
-
-
-@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
-def test_the_answer_and_what_is_printed(path):
-    with lab.serve(path) as server:
-        answer = lab.get(server.address)
-        server.wait_for("GET / HTTP/1.0")
-        assert (answer.status, answer.body) == (200, b"Hello, world!")
-        said = {"content-type": "text/plain", "content-length": "13"}
-        assert answer.headers == said | ({"connection": "close"} if path == TEN else {})
-
-
-@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
-def test_it_runs_under_the_c_locale(path):
-    done = run(path, "x", env={"LANG": "C", "PATH": os.environ["PATH"]})
-    assert done.returncode == 2
 
 
 def test_what_tells_one_from_the_loop():
@@ -200,6 +32,16 @@ def test_what_tells_one_from_the_loop():
         for _ in range(50):
             assert lab.rows.is_hello(lab.get(server.address))
         assert lab.kernel.descriptors(server.pid) == 4
+
+
+@pytest.mark.parametrize(("length", "limit"), [(None, 1), (0, 0), (5, 5), (65535, None)])
+def test_the_queue_is_as_long_as_it_is_told(length, limit):
+    """65535 is more than any system allows by default: it gets what there is."""
+    most = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    arguments = [] if length is None else [length]
+    with lab.serve(SEVEN, *arguments) as server:
+        expected = min(65535, most) if limit is None else limit
+        assert lab.kernel.accept_queue(server.address) == (0, expected)
 
 
 @pytest.fixture
@@ -227,11 +69,6 @@ def test_one_thread_serves_the_last_first(four):
         assert lab.rows.hello(talk)
     assert len(lab.kernel.threads(four.pid)) == 1
     lab.until(lambda: lab.kernel.descriptors(four.pid) == 5)
-
-
-def interest(server, epoll=4):
-    """What the server's epoll instance watches, for what: {descriptor: mask}."""
-    return lab.kernel.interest_list(server.pid, epoll)
 
 
 def test_what_it_watches_at_each_step(four):
@@ -484,17 +321,7 @@ def test_signals_end_the_one_shot_server_quietly_under_load():
         assert (process.returncode, errors) == (0, "")
 
 
-KEPT = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-CLOSING = KEPT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-ANSWER_SIZE = 78  # at the least
 pipelining = pytest.mark.parametrize("path", [EIGHT, NINE, TEN], ids=["08", "09", "10"])
-
-
-def read_answers(talk, number):
-    """Receive until so many answers are there; the connection is kept."""
-    while len(talk.received) < number * ANSWER_SIZE:
-        assert talk.receive()
-    return talk.answers()
 
 
 @pipelining
@@ -678,249 +505,3 @@ def test_the_option_is_set_once_on_the_listener():
         lab.until_blocked(run.server.pid, "epoll_wait")
     given = [call.given for call in run.recording.calls() if call.name == "setsockopt"]
     assert [socket.IPPROTO_TCP, socket.TCP_NODELAY, 1] in given
-
-
-@pytest.fixture
-def ten():
-    with lab.serve(TEN) as server:
-        lab.until_blocked(server.pid, "epoll_wait")
-        yield server
-        if server.is_running():
-            lab.until_at_rest(server.pid, 1)
-            assert lab.kernel.cpu_share(server.pid, 0.1) <= lab.kernel.SPINNING
-
-
-def reset_before_it_asks(talk, server):
-    talk.reset()
-
-
-def reset_when_it_is_answered(talk, server):
-    talk.send(KEPT)
-    read_answers(talk, 1)
-    talk.reset()
-
-
-def reset_after_the_farewell(talk, server):
-    awkward.plain_get(talk, server)
-    talk.reset()
-
-
-def reset_while_it_is_sent_to(talk, server):
-    """Answers are waiting for room in the send buffer."""
-    talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-    talk.keep_sending(KEPT * 20)
-    epoll = lab.until_blocked(server.pid, "epoll_wait").arguments[0]
-    out = select.EPOLLOUT
-
-    def waits_for_room():
-        return any(mask & out for mask in interest(server, epoll).values())
-
-    lab.until(waits_for_room, 10)
-    talk.reset()
-
-
-@pytest.mark.parametrize(
-    "act",
-    [
-        reset_before_it_asks,
-        awkward.half_a_request_then_resets,
-        awkward.whole_request_then_resets,
-        reset_when_it_is_answered,
-        reset_after_the_farewell,
-        reset_while_it_is_sent_to,
-    ],
-)
-def test_a_reset_ends_one_connection_whenever_it_comes(ten, act):
-    other = lab.Conversation(ten.address)
-    for _ in range(3):
-        with lab.Conversation(ten.address) as talk:
-            act(talk, ten)
-        lab.until_at_rest(ten.pid, 2)
-    other.send(CLOSING)
-    other.read_all()
-    assert lab.rows.hello(other)
-    other.close()
-
-
-def test_who_sends_on_after_the_farewell_is_cut_off_after_a_second(ten):
-    with lab.Conversation(ten.address) as talk:
-        talk.send(CLOSING)
-        talk.read_all()
-        assert lab.rows.hello(talk)
-        began = time.monotonic()
-        with pytest.raises(ConnectionError):
-            while time.monotonic() < began + 5:
-                talk.send(b"more")
-                time.sleep(0.01)  # it need not be fast
-        assert 0.5 < time.monotonic() - began < 3
-
-
-def test_the_first_deadline_is_kept_when_others_follow(ten):
-    """Five clients who stay after their answer; each is given up, and the server sleeps."""
-    talks = []
-    for _ in range(5):
-        talks.append(lab.Conversation(ten.address))
-        awkward.plain_get(talks[-1], ten)
-        time.sleep(0.05)  # deadlines that differ
-    assert lab.kernel.descriptors(ten.pid) == 10
-    lab.until_at_rest(ten.pid, 1)  # all are given up
-    assert lab.kernel.descriptors(ten.pid) == 5
-    for talk in talks:
-        talk.close()
-
-
-def test_an_upload_that_is_not_wanted_does_not_cost_the_answer(ten):
-    connection = http.client.HTTPConnection(*ten.address, timeout=10)
-    connection.request("POST", "/", bytes(16_000_000))
-    response = connection.getresponse()
-    assert (response.status, response.read()) == (200, b"Hello, world!")
-    connection.close()
-
-
-def test_out_of_descriptors_it_sleeps_and_lets_them_in_when_one_leaves(ten):
-    free = lab.kernel.descriptors(ten.pid)
-    ten.limit(resource.RLIMIT_NOFILE, free + 2)
-    talks = [lab.Conversation(ten.address) for _ in range(4)]
-    lab.until(lambda: lab.kernel.descriptors(ten.pid) == free + 2)
-    lab.until_blocked(ten.pid, "epoll_wait")
-    assert lab.kernel.cpu_share(ten.pid, 0.3) <= lab.kernel.SPINNING
-    assert lab.kernel.accept_queue(ten.address)[0] == 2
-    for talk in talks:
-        awkward.plain_get(talk, ten)
-        assert lab.rows.hello(talk)
-        talk.close()
-
-
-def test_when_one_leaves_the_next_is_let_in_at_once(monkeypatch):
-    """And not when the pause is over, which takes a minute here."""
-    monkeypatch.chdir(BOOK)
-    path = lab.variant("10_peers_that_close", "test_patient.py", PATIENCE=60)
-    with lab.serve(path) as server:
-        lab.until_blocked(server.pid, "epoll_wait")
-        free = lab.kernel.descriptors(server.pid)
-        server.limit(resource.RLIMIT_NOFILE, free + 1)
-        talks = [lab.Conversation(server.address) for _ in range(2)]
-        lab.until(lambda: lab.kernel.descriptors(server.pid) == free + 1)
-        lab.until_blocked(server.pid, "epoll_wait")
-        for talk in talks:
-            awkward.plain_get(talk, server)
-            assert lab.rows.hello(talk)
-            talk.close()
-    Path(path).unlink()
-
-
-def test_out_of_descriptors_without_a_client_it_tries_again(ten):
-    """Somebody else may have had them: nobody leaves who could remind it."""
-    ten.limit(resource.RLIMIT_NOFILE, lab.kernel.descriptors(ten.pid))
-    with lab.Conversation(ten.address) as talk:
-        lab.until(lambda: lab.kernel.accept_queue(ten.address)[0] == 1)
-        lab.until_blocked(ten.pid, "epoll_wait")
-        ten.limit(resource.RLIMIT_NOFILE, lab.kernel.descriptors(ten.pid) + 10)
-        awkward.plain_get(talk, ten)
-        assert lab.rows.hello(talk)
-
-
-def test_what_it_prints_is_harmless(ten):
-    with lab.Conversation(ten.address) as talk:
-        talk.send(b"GET /\x1b]0;x\x07\xff HTTP/1.1\r\nX: \x9b1m\rok\r\nConnection: close\r\n\r\n")
-        talk.read_all()
-        assert lab.rows.hello(talk)
-    ten.wait_for("Connection: close")
-    printed = ten.output()
-    assert "GET /\\x1b]0;x\\x07\\xff HTTP/1.1" in printed
-    assert all(letter.isprintable() or letter == "\n" for letter in printed)
-
-
-def test_an_urgent_byte_does_not_cost_the_answer(ten):
-    """The client reads when the server has given it up, so that a reset would be seen."""
-    with lab.Conversation(ten.address) as talk:
-        talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
-        with ten.paused():
-            talk.send(KEPT * 1000 + CLOSING)
-            talk.socket.send(b"!", socket.MSG_OOB)
-        lab.until(lambda: lab.kernel.descriptors(ten.pid) == 6)
-        lab.until(lambda: lab.kernel.descriptors(ten.pid) == 5)
-        talk.read_all()
-        assert len(talk.answers()) == 1001 and talk.ended == "closed"
-
-
-def test_what_it_costs_does_not_grow_with_what_was_answered(ten):
-    """Thirty megabytes of a header after an answered request: each byte is looked at once."""
-    with lab.Conversation(ten.address, seconds=30) as talk:
-        talk.send(KEPT)
-        read_answers(talk, 1)
-        before = lab.kernel.cpu_time(ten.pid)
-        talk.send(b"GET / HTTP/1.1\r\nX: " + b"y" * 30_000_000)
-        lab.until(lambda: not lab.kernel.queues_of(talk.socket)[1], 30)
-        lab.until_at_rest(ten.pid, seconds=30)
-        took = lab.kernel.cpu_time(ten.pid) - before
-    assert took < 1.5, "copied again and again it would take some five seconds"
-
-
-def test_what_one_recv_does_not_take_is_reported_again(ten):
-    """More than it asks for is there before it reads: it is level-triggered."""
-    with lab.Conversation(ten.address) as talk:
-        talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
-        with ten.paused():
-            talk.send(b"GET / HTTP/1.0\r\nX: " + b"y" * 150_000 + b"\r\n\r\n")
-        talk.read_all()
-        assert lab.rows.hello(talk)
-
-
-def test_many_small_requests_hold_nobody_up(ten):
-    with lab.Conversation(ten.address) as talk:
-        before = lab.kernel.cpu_time(ten.pid)
-        talk.send(b"G / HTTP/1.1\n\n" * 4681)
-        read_answers(talk, 4681)
-        assert lab.kernel.cpu_time(ten.pid) - before < 0.3
-
-
-def test_without_a_console_and_without_descriptors_everybody_is_answered(ten):
-    ten.limit(resource.RLIMIT_NOFILE, lab.kernel.descriptors(ten.pid) + 1)
-    ten.close_console()
-    for _ in range(3):
-        assert lab.rows.is_hello(lab.get(ten.address))
-
-
-def test_a_closed_console_does_not_matter_not_even_at_the_end(ten):
-    ten.close_console()
-    for _ in range(3):
-        assert lab.rows.is_hello(lab.get(ten.address))
-    ten.send_signal(signal.SIGTERM)
-    assert (ten.wait(), ten.errors()) == (0, "")
-
-
-@pytest.mark.parametrize(
-    ("request_line", "status"),
-    [
-        (b"GET / HTTP/1.1", 200),
-        (b"\r\nGET / HTTP/1.1", 200),
-        (b"DELETE /x?y HTTP/1.0", 200),
-        (b"HEAD / HTTP/1.1", 200),
-        (b"get / HTTP/1.1", 400),
-        (b"GET /", 400),
-        (b"GET / HTTP/2.0", 400),
-        (b"", 400),
-        (b"\x16\x03\x01", 400),
-    ],
-)
-def test_what_is_a_request(ten, request_line, status):
-    method = "HEAD" if request_line.startswith(b"HEAD") else "GET"
-    with lab.Conversation(ten.address) as talk:
-        talk.send(request_line + b"\r\nConnection: close\r\n\r\n" if request_line else b"\r\n\r\n")
-        talk.read_all()
-        (answer,) = talk.answers(method)
-        assert answer.status == status and talk.ended == "closed"
-        body = b"Hello, world!" if (status, method) == (200, "GET") else b""
-        assert talk.received.partition(b"\r\n\r\n")[2] == answer.body == body
-
-
-@pytest.mark.parametrize("says", [b"Content-Length: 35", b"content-length : 35"])
-def test_a_body_is_not_taken_for_a_request(ten, says):
-    with lab.Conversation(ten.address) as talk:
-        talk.send(b"POST / HTTP/1.1\r\n" + says + b"\r\n\r\n" + KEPT)
-        talk.read_all()
-        assert lab.rows.hello(talk)
-    lab.until_at_rest(ten.pid, 1)
-    ten.wait_for("HTTP/1.1")
-    assert ten.output().count("HTTP/1.1") == 1
