@@ -469,3 +469,130 @@ def test_the_interest_list_of_a_server_in_names():
         lab.until_blocked(server.pid, "accept4")
         with pytest.raises(ValueError, match="not asleep in epoll_wait"):
             kernel.watched(server.pid)
+
+
+EPOLL_NAMES = [  # all that epoll_ctl(2) names and Python knows, but for WAKEUP
+    "IN", "PRI", "OUT", "ERR", "HUP", "RDHUP", "EXCLUSIVE", "ONESHOT", "ET",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EPOLL_NAMES)
+def test_each_event_has_its_name(name):
+    bit = getattr(select, f"EPOLL{name}")
+    assert kernel.mask_names(bit) == name
+    rest = kernel.mask_names(sum(getattr(select, f"EPOLL{each}") for each in EPOLL_NAMES) & ~bit)
+    assert rest == "|".join(each for each in EPOLL_NAMES if each != name)
+
+
+def test_watched_asks_where_it_sleeps_before_it_reads_the_list(monkeypatch):
+    """What is registered until it sleeps is on the list."""
+    ours, theirs = pair()
+    with ours, theirs, select.epoll() as epoll:
+
+        def blocked_in(pid):
+            epoll.register(ours, select.EPOLLIN)
+            return kernel.Blocked("epoll_wait", "ep_poll", (epoll.fileno(), 0, 0, 0, 0, 0))
+
+        monkeypatch.setattr(kernel, "blocked_in", blocked_in)
+        assert kernel.watched(os.getpid()) == ["IN|ERR|HUP"]
+
+
+@pytest.mark.parametrize("blocked", [None, kernel.Blocked("accept4", "inet_csk_accept", (3,) * 6)])
+def test_what_one_watches_that_does_not_sleep_in_epoll_wait_is_not_told(monkeypatch, blocked):
+    monkeypatch.setattr(kernel, "blocked_in", lambda pid: blocked)
+    with pytest.raises(ValueError, match="is not asleep in epoll_wait"):
+        kernel.watched(os.getpid())
+
+
+ASLEEP = kernel.Blocked("read", "pipe_read")
+
+
+@pytest.mark.parametrize(
+    ("threads", "asleep"),
+    [
+        ([ASLEEP], True),
+        ([ASLEEP, ASLEEP], True),
+        ([kernel.Blocked("read", "ptrace_stop")], False),
+        ([ASLEEP, kernel.Blocked("read", "ptrace_stop")], False),
+        ([ASLEEP, None], False),
+        ([ASLEEP, ProcessLookupError()], True),  # a thread has ended meanwhile
+    ],
+)
+def test_what_is_asleep(monkeypatch, threads, asleep):
+    """Every thread sleeps by itself: one that a tracer has stopped may be at work."""
+
+    def blocked_in(pid, thread):
+        found = threads[thread - 1]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(kernel, "threads", lambda pid: [*range(1, len(threads) + 1)])
+    monkeypatch.setattr(kernel, "blocked_in", blocked_in)
+    assert kernel.is_asleep(1) == asleep
+
+
+def test_one_whose_main_thread_has_ended_is_not_asleep(monkeypatch):
+    monkeypatch.setattr(kernel, "threads", lambda pid: [pid])
+    with pytest.raises(ProcessLookupError):
+        kernel.is_asleep(2**22 + 1)  # more than there can be
+
+
+def test_the_states_of_a_process():
+    child = subprocess.Popen(["sleep", "60"])
+    lab.until(lambda: kernel.state(child.pid) == "S")
+    child.send_signal(signal.SIGSTOP)
+    lab.until(lambda: kernel.state(child.pid) == "T")
+    assert not kernel.has_ended(child.pid)
+    child.kill()
+    lab.until(lambda: kernel.state(child.pid) == "Z")
+    assert kernel.has_ended(child.pid)
+    child.wait()
+    assert kernel.state(child.pid) == "X"
+    assert kernel.state(os.getpid(), threading.get_native_id()) == "R"
+    assert kernel.state(os.getpid(), child.pid) == "X", "a thread that is not there"
+
+
+LEADS = """
+import os, subprocess, sys
+ended = subprocess.Popen(["true"])
+children = [subprocess.Popen(["sleep", "60"], process_group=group) for group in (None, None, 0)]
+os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+print(*(child.pid for child in children), flush=True)
+sys.stdin.read()
+for child in children:
+    child.kill()
+    child.wait()
+"""
+
+
+def test_the_processes_of_a_group_its_leader_first():
+    """Not the one that has ended and not been reaped, nor the one that has left for its own."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LEADS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        process_group=0,
+    ) as leader:
+        *inside, outside = map(int, leader.stdout.readline().split())
+        assert kernel.group(leader.pid) == [leader.pid, *sorted(inside)]
+        assert kernel.group(outside) == [outside]
+        leader.stdin.close()
+        leader.wait()
+    assert kernel.group(leader.pid) == []
+
+
+def test_the_leader_is_first_even_with_the_highest_number(monkeypatch):
+    """Numbers begin again from the lowest when they have run out."""
+    monkeypatch.setattr(os, "listdir", lambda path: ["30", "self", "10", "20"])
+    monkeypatch.setattr(os, "getpgid", lambda pid: 30)
+    monkeypatch.setattr(kernel, "has_ended", lambda pid: False)
+    assert kernel.group(30) == [30, 10, 20]
+
+
+def test_a_share_of_a_core_is_of_the_time_that_passed(monkeypatch):
+    """A quarter of the second that the window took, though it should have been shorter."""
+    clock, passed = iter([1.0, 1.25]), iter([10.0, 11.0])
+    monkeypatch.setattr(kernel.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(kernel.time, "monotonic", lambda: next(passed))
+    assert kernel.share_of_a_core(lambda: next(clock), 0.5) == 0.25

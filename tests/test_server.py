@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,31 @@ import pytest
 import lab
 from conftest import BOOK
 from survive.console import KEPT_BYTES
-from survive.server import CPU_SECONDS, ServerError, serve
+from survive.server import CPU_SECONDS, Server, ServerError, _limited, listens_at, serve
 
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
+
+
+# A first process that waits, and three workers that answer who says something; "work" takes time.
+PRE_FORKED = """
+import os, signal
+def work(listener):
+    while True:
+        with listener.accept()[0] as connection:
+            if connection.recv(1024) == b"work":
+                until = time.process_time() + 0.05
+                while time.process_time() < until:
+                    pass
+            connection.sendall(ANSWER)
+def serve(listener):
+    if {ignores}:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for _ in range(3):
+        if os.fork() == 0:
+            work(listener)
+    {then}
+"""
+PATIENT = PRE_FORKED.format(ignores=False, then="signal.pause()")
 
 
 def test_a_syntax_error_is_shown_at_once(write):
@@ -62,6 +85,69 @@ def test_one_that_says_something_else(write, line):
 def test_a_file_that_is_not_there():
     with pytest.raises(ServerError, match="run the cell that writes it first"):
         serve("run/99_nothing.py")
+
+
+def test_any_command_may_be_a_server(tmp_path):
+    """It says nothing that we know; that one of its processes listens is enough."""
+    (tmp_path / "page").write_text("as it should be")
+    port = lab.free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    address = ("127.0.0.1", port)
+    with Server([*command, "-d", str(tmp_path)], listens_at(address), "a name") as server:
+        assert (server.address, server.port, server.name) == (address, port, "a name")
+        answer = lab.get(server.address)
+        assert answer.status == 200 and b"page" in answer.body
+    assert server.stop() == -signal.SIGTERM
+
+
+def test_a_worker_may_be_who_listens():
+    address = "127.0.0.1", lab.free_port()
+    program = (
+        "import os, signal, socket\n"
+        "if os.fork() == 0:\n"
+        f"    listener = socket.create_server({address!r})\n"
+        "signal.pause()\n"
+    )
+    with Server([sys.executable, "-c", program], listens_at(address)) as server:
+        assert server.name.startswith("python") and len(server.pids()) == 2
+
+
+def test_one_that_never_listens_though_another_does():
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        address = ours.getsockname()
+        began = time.monotonic()
+        with pytest.raises(ServerError) as caught:
+            Server(["sleep", "60"], listens_at(address), seconds=0.3)
+    assert str(caught.value) == f"sleep does not listen on port {address[1]} after 0.3 s.\n"
+    assert 0.3 <= time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exit 0", "sh ended with status 0:\nIt printed nothing."),
+        ("echo oh dear >&2; exit 3", "sh ended with status 3:\noh dear"),
+        ("kill -9 $$", "sh ended with status -9:\nIt printed nothing."),
+    ],
+)
+def test_one_that_ends_before_it_listens(script, said):
+    began = time.monotonic()
+    with pytest.raises(ServerError) as caught:
+        Server(["sh", "-c", script], listens_at(("127.0.0.1", lab.free_port())))
+    assert str(caught.value) == said and time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("name", ["no_such_program", "./no_such_program", "/"])
+def test_a_program_that_is_not_there_is_one_line(name):
+    with pytest.raises(ServerError) as caught:
+        Server([name, "--help"], listens_at(("127.0.0.1", 1)))
+    assert str(caught.value) == f"There is no program {name}."
+
+
+def test_an_address_of_ipv6_is_understood(write):
+    path = write("print('listening on [::1]:5', flush=True); import time; time.sleep(60)\n")
+    with serve(path) as server:
+        assert server.address == ("::1", 5)
 
 
 def test_one_that_ignores_sigterm_is_killed(serving):
@@ -133,30 +219,40 @@ def test_it_lives_through_an_interrupt_of_our_group():
     assert done.stdout == "alive True\n", done.stderr
 
 
-def orphan(path, stopped=False):
-    """Start a server from a process that is then killed by SIGKILL; wait until it dies too."""
+def orphan(path, stopped=False, processes=1):
+    """Start a server from a process that is then killed by SIGKILL; wait until it dies too.
+
+    processes: as many as it has are waited for before, and all have died after.
+    """
     script = (
         "import signal, sys, time, lab\n"
         "server = lab.serve(sys.argv[1])\n"
-        f"{stopped} and server.send_signal(signal.SIGSTOP)\n"
-        "print(server.pid, flush=True)\n"
+        f"lab.until(lambda: len(server.pids()) == {processes})\n"
+        f"{stopped} and server.paused().__enter__()\n"
+        "print(*server.pids(), flush=True)\n"
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", script, path], cwd=BOOK, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": "."},
     )  # fmt: skip
-    pid = int(parent.stdout.readline())
-    assert psutil.pid_exists(pid)
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    assert len(pids) == processes and all(map(is_alive, pids))
     parent.kill()
     parent.communicate()
-    lab.until(lambda: not is_alive(pid), what="the orphan to die")
+    lab.until(lambda: not any(map(is_alive, pids)), what="the orphans to die")
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
 def test_it_dies_with_a_kernel_that_is_killed(stopped):
     """By SIGKILL, so that nothing of the parent's can run; and even if it is stopped itself."""
     orphan(LOOP, stopped)
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+def test_workers_die_with_a_kernel_that_is_killed(serving, stopped):
+    """The signal of the lifeline goes to the whole group."""
+    orphan(serving(PATIENT), stopped, processes=4)
 
 
 def test_one_that_ignores_signals_dies_with_its_kernel_too(serving):
@@ -210,6 +306,148 @@ def test_children_of_a_server_are_stopped_with_it(serving):
         server.wait_for("forked")
         (child,) = psutil.Process(server.pid).children()
     lab.until(lambda: not is_alive(child.pid), what="the server's child to die")
+
+
+@pytest.fixture
+def pre_forked(serving):
+    """A server of four processes that all sleep."""
+    with serve(serving(PATIENT)) as server:
+        lab.until(lambda: len(server.pids()) == 4 and server.is_at_rest())
+        yield server
+
+
+def test_its_processes_are_those_of_its_group(pre_forked):
+    children = sorted(child.pid for child in psutil.Process(pre_forked.pid).children())
+    assert pre_forked.pids() == [pre_forked.pid, *children]
+
+
+def test_descriptors_and_memory_are_those_of_all_its_processes(pre_forked):
+    pids = pre_forked.pids()
+    assert pre_forked.descriptors() == sum(map(lab.kernel.descriptors, pids)) == 16
+    assert pre_forked.memory() == sum(map(lab.kernel.memory, pids))
+
+
+def test_a_socket_that_its_processes_share_is_there_once(pre_forked):
+    (listener,) = pre_forked.sockets()
+    assert (listener.state, listener.local) == ("LISTEN", pre_forked.address)
+    with lab.Conversation(pre_forked.address) as talk:
+        lab.until(lambda: len(pre_forked.sockets()) == 2 and pre_forked.is_at_rest())
+        accepted = next(each for each in pre_forked.sockets() if each.state != "LISTEN")
+        assert accepted.remote[1] == talk.port
+
+
+def test_the_cpu_time_is_that_of_all_its_processes(pre_forked):
+    before, of_the_first = pre_forked.cpu_time(), lab.kernel.cpu_time(pre_forked.pid)
+    for _ in range(4):
+        with lab.Conversation(pre_forked.address) as talk:
+            talk.send(b"work")
+            talk.read_all()
+    assert pre_forked.cpu_time() - before >= 4 * 0.05
+    assert lab.kernel.cpu_time(pre_forked.pid) - of_the_first < 0.05
+    lab.until(pre_forked.is_at_rest)
+    assert pre_forked.cpu_share(0.05) == 0
+
+
+def test_it_is_not_at_rest_while_a_worker_is_not(pre_forked):
+    with lab.Conversation(pre_forked.address) as talk:
+        lab.until(lambda: len(pre_forked.sockets()) == 2 and pre_forked.is_at_rest())
+        with pre_forked.paused():
+            talk.send(b"x")
+            lab.until(lambda: not lab.kernel.queues_of(talk.socket)[1])  # it has arrived
+            assert not pre_forked.is_at_rest()
+        talk.read_all()
+    lab.until(pre_forked.is_at_rest)
+
+
+def test_paused_stops_every_thread_of_every_process(serving):
+    thread = "    threading.Thread(target=time.sleep, args=[60], daemon=True).start()\n"
+    begins = "def work(listener):\n"
+    with serve(serving(PATIENT.replace(begins, begins + thread))) as server:
+        lab.until(lambda: len(list(server._each(lab.kernel.threads))) == 7)
+        with server.paused():
+            states = [lab.kernel.state(*each) for each in server._each(lab.kernel.threads)]
+            assert states == ["T"] * 7
+            with lab.Conversation(server.address, seconds=0.1) as talk:
+                talk.send(b"x")
+                assert talk.read_all() == b""
+        assert lab.rows.is_hello(lab.get(server.address))
+
+
+@pytest.mark.parametrize("ignores", [False, True], ids=["polite", "deaf"])
+def test_stopping_ends_all_its_processes(serving, ignores):
+    path = serving(PRE_FORKED.format(ignores=ignores, then="signal.pause()"))
+    server = serve(path)
+    lab.until(lambda: len(server.pids()) == 4)
+    pids = server.pids()
+    assert server.stop(seconds=0.3) == -(signal.SIGKILL if ignores else signal.SIGTERM)
+    assert server.pids() == [] and not any(map(is_alive, pids))
+
+
+def test_workers_that_outlive_their_parent_are_stopped_too(serving):
+    """The first process has ended, with a status of its own, but for its workers it is there."""
+    with serve(serving(PRE_FORKED.format(ignores=True, then="os._exit(3)"))) as server:
+        assert server.wait() == 3 and not server.is_running()
+        workers = server.pids()
+        assert len(workers) == 3 and server.pid not in workers
+        assert server.descriptors() == 3 * 4
+    assert not any(map(is_alive, workers)) and server.status() == 3
+    with pytest.raises(ProcessLookupError, match=r"server.py has ended"):
+        server.descriptors()
+
+
+def test_its_number_is_nobody_elses_until_it_is_stopped():
+    """It has ended, and is a zombie, whatever is asked of it."""
+    with serve(LOOP) as server:
+        server.send_signal(signal.SIGKILL)
+        assert server.wait() == -signal.SIGKILL == server.status()
+        assert not server.is_running() and "ended with status -9" in repr(server)
+        server.send_signal(signal.SIGTERM)  # to nobody
+        with server.paused():
+            pass
+        assert lab.kernel.state(server.pid) == "Z"
+    assert lab.kernel.state(server.pid) == "X"
+    assert server.status() == server.stop() == -signal.SIGKILL
+
+
+def test_a_signal_may_go_to_one_of_its_threads(serving):
+    path = serving("""
+    import signal
+    def serve(listener):
+        thread = threading.Thread(target=time.sleep, args=[60], daemon=True)
+        thread.start()
+        signal.signal(signal.SIGUSR1, lambda *_: print("here", flush=True))
+        print(thread.native_id, flush=True)
+        while True:
+            time.sleep(0.01)
+    """)
+    with serve(path) as server:
+        server.wait_for("\n", times=2)
+        server.send_signal(signal.SIGUSR1, int(server.output()))
+        server.wait_for("here")
+
+
+def test_one_that_has_left_the_group_and_holds_the_streams_open_does_not_hold_us_up(serving):
+    """As a daemon does: it is not ours to end, and we don't wait for it."""
+    path = serving(
+        """
+        import os
+        def serve(listener):
+            if os.fork() == 0:
+                os.setsid()
+                print(os.getpid(), flush=True)
+                time.sleep(60)
+            listener.accept()
+        """
+    )
+    server = serve(path)
+    server.wait_for("\n", times=2)
+    daemon = int(server.output())
+    began = time.monotonic()
+    try:
+        assert server.stop() == -signal.SIGTERM
+        assert time.monotonic() - began < 4 and is_alive(daemon)
+    finally:
+        os.kill(daemon, signal.SIGKILL)
 
 
 def test_output_without_flush_and_of_any_bytes(write):
@@ -282,10 +520,41 @@ def test_one_that_spins_and_is_forgotten_ends_by_itself(serving):
         assert server.wait(seconds=30) == -signal.SIGXCPU
 
 
-def test_every_server_has_a_cpu_limit():
+def test_every_process_of_a_server_has_a_cpu_limit(pre_forked):
+    for pid in pre_forked.pids():
+        assert resource.prlimit(pid, resource.RLIMIT_CPU)[0] == CPU_SECONDS
+
+
+def test_the_cpu_limit_is_set_before_the_server_runs(tmp_path, monkeypatch):
+    """Whoever started it sees it for the first time when it has long looked at its limit."""
+    told = tmp_path / "limit"
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            lab.until(lambda: told.exists() and told.read_text().endswith("\n"))
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    says = f"ulimit -S -t >{told}; echo listening on 127.0.0.1:1; exec sleep 60"
+    with Server(["sh", "-c", says], name="sh"):
+        assert told.read_text() == f"{CPU_SECONDS}\n"
+
+
+@pytest.mark.parametrize(("hard", "soft"), [(-1, 30), (31, 30), (30, 30), (29, 29)])
+def test_the_cpu_limit_is_no_more_than_is_allowed(monkeypatch, hard, soft):
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (hard, hard))
+    assert _limited()[2] == f'ulimit -S -t {soft}; exec "$@"'
+
+
+@pytest.mark.parametrize(("hard", "soft"), [(-1, 50), (51, 50), (50, 50), (49, 49)])
+def test_a_limit_is_no_more_than_is_allowed(monkeypatch, hard, soft):
     with serve(LOOP) as server:
-        soft, _ = resource.prlimit(server.pid, resource.RLIMIT_CPU)
-        assert 0 < soft <= CPU_SECONDS  # no limit would be -1
+        limits = []
+        monkeypatch.setattr(
+            resource, "prlimit", lambda *given: limits.append(given) or (hard, hard)
+        )
+        server.limit(resource.RLIMIT_NOFILE, 50)
+    assert limits[1:] == [(server.pid, resource.RLIMIT_NOFILE, (soft, hard))]
 
 
 def test_much_output_does_not_stop_it(serving):

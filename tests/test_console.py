@@ -1,0 +1,113 @@
+"""What a process prints: read as it comes, its beginning kept, and given up when asked to."""
+
+import os
+import threading
+import time
+
+import pytest
+
+import lab
+from survive import console
+from survive.console import Console
+
+
+@pytest.fixture
+def streams():
+    """A Console, and the two ends that write to it: (console, stdout, stderr), as files."""
+    pipes = [os.pipe() for _ in range(2)]
+    readers = [os.fdopen(read_end, "rb", 0) for read_end, _ in pipes]
+    stdout, stderr = (os.fdopen(write_end, "wb", 0) for _, write_end in pipes)
+    ours = Console(*readers, "output of a test")
+    yield ours, stdout, stderr
+    for each in (stdout, stderr):
+        each.close()
+    ours.close()
+
+
+def until_text(ours, text, stream="stdout"):
+    assert ours.wait_for(lambda: ours.text(stream) == text, 5), ours.text(stream)
+
+
+def test_each_stream_has_its_own_text(streams):
+    ours, stdout, stderr = streams
+    stdout.write(b"one ")
+    stderr.write(b"an error")
+    until_text(ours, "one ")
+    until_text(ours, "an error", "stderr")
+    stdout.write(b"\xff two")
+    until_text(ours, "one \\xff two")
+
+
+@pytest.mark.parametrize("more", [b"789", b"789A", b"789AB", b"789" + b"A" * 1_000_000])
+def test_the_first_bytes_are_kept_and_the_rest_is_read_and_dropped(streams, monkeypatch, more):
+    """A million bytes are more than a pipe takes: unread, they would stop who writes them."""
+    monkeypatch.setattr(console, "KEPT_BYTES", 10)
+    ours, stdout, _ = streams
+    stdout.write(b"0123456")
+    until_text(ours, "0123456")
+    stdout.write(more)
+    until_text(ours, ("0123456" + more.decode())[:10])
+    stdout.write(b"more")
+    stdout.close()
+    lab.until(lambda: "stdout" not in ours._open)
+    assert len(ours.text()) == 10
+
+
+def test_one_stream_is_hung_up_and_the_other_is_read_on(streams):
+    ours, stdout, stderr = streams
+    ours.hang_up("stdout")
+    with pytest.raises(BrokenPipeError):
+        stdout.write(b"anybody there?")
+    stderr.write(b"nobody")
+    until_text(ours, "nobody", "stderr")
+    assert not ours.has_ended() and ours.ended_at is None
+    ours.hang_up("stdout")
+    ours.hang_up("stdout", "stderr")
+    with pytest.raises(BrokenPipeError):
+        stderr.write(b"!")
+    lab.until(lambda: ours.ended_at)
+
+
+def test_what_was_said_before_it_was_hung_up_stays(streams):
+    ours, stdout, _ = streams
+    stdout.write(b"so far")
+    until_text(ours, "so far")
+    ours.hang_up("stdout")
+    assert ours.text() == "so far"
+
+
+def test_it_has_ended_when_both_streams_have(streams):
+    ours, stdout, stderr = streams
+    began = time.monotonic()
+    stdout.close()
+    lab.until(lambda: "stdout" not in ours._open)
+    assert not ours.has_ended() and ours.ended_at is None
+    stderr.close()
+    assert ours.wait_for(ours.has_ended, 5)
+    lab.until(lambda: ours.ended_at)
+    assert began < ours.ended_at <= time.monotonic()
+
+
+def test_waiting_for_what_never_comes_ends_with_the_streams_or_in_time(streams):
+    ours, stdout, stderr = streams
+    began = time.monotonic()
+    assert not ours.wait_for(lambda: False, 0.1)
+    assert 0.1 <= time.monotonic() - began < 2
+    threading.Timer(0.1, lambda: (stdout.close(), stderr.close())).start()
+    assert not ours.wait_for(lambda: False, 60)
+    assert time.monotonic() - began < 10
+
+
+def test_closing_waits_for_the_end_of_both_but_not_for_ever():
+    """Somebody may hold the other end open: it is a broken pipe to him from then on."""
+    before = len(os.listdir("/proc/self/fd"))
+    (read_out, write_out), (read_err, write_err) = os.pipe(), os.pipe()
+    ours = Console(os.fdopen(read_out, "rb", 0), os.fdopen(read_err, "rb", 0), "output of a test")
+    began = time.monotonic()
+    ours.close(0.2)
+    assert 0.2 <= time.monotonic() - began < 2
+    for write_end in (write_out, write_err):
+        with pytest.raises(BrokenPipeError):
+            os.write(write_end, b"x")
+        os.close(write_end)
+    assert len(os.listdir("/proc/self/fd")) == before
