@@ -280,38 +280,57 @@ class Socket:
 ALL = (1 << len(STATES)) - 1  # states as a mask
 LISTEN, TIME_WAIT = (1 << STATES.index(name) for name in ("LISTEN", "TIME-WAIT"))
 
-# What asks for a list of sockets: struct nlmsghdr (length, type, flags, sequence number, sender),
-# then struct inet_diag_req_v2 (family, protocol, extensions, padding, states, whose: anybody's).
-DIAG_REQUEST = struct.Struct("=IHHII BBBxI 48x")
+# A question to sock_diag: struct nlmsghdr (length, type, flags, sequence number, sender), then
+# struct inet_diag_req_v2 (family, protocol, extensions, padding, states, and which socket). That is
+# struct inet_diag_sockid: both ports, both addresses, interface, cookie.
+DIAG_REQUEST = struct.Struct("=IHHII BBBxI 48s")
+SOCKET_ID = struct.Struct(">HH 16s16s IQ")
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLMSG_DONE = 4, 20, 3  # linux/netlink.h, sock_diag.h
-LIST_ALL = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
+ONE, LIST_ALL = 0x1, 0x301  # NLM_F_REQUEST, and that with NLM_F_DUMP
+NO_COOKIE = (1 << 64) - 1  # INET_DIAG_NOCOOKIE, twice
+ANYBODY = {socket.AF_INET: ("0.0.0.0", 0), socket.AF_INET6: ("::", 0)}  # a listener's remote end
 
 
-def _diag(states):
-    """The rows of TCP sockets in some states (a mask): (family, struct inet_diag_msg) each.
+def _ask(diag, family, flags, states, which=b""):
+    """Ask sock_diag(7) one question; yield its answers: (type, message without its header) each.
+
+    Raises TimeoutError if the kernel does not answer.
+    """
+    message = DIAG_REQUEST.size, SOCK_DIAG_BY_FAMILY, flags, 1, 0
+    diag.send(DIAG_REQUEST.pack(*message, family, socket.IPPROTO_TCP, 0, states, which))
+    data, kind = b"", SOCK_DIAG_BY_FAMILY
+    while kind == SOCK_DIAG_BY_FAMILY:
+        data = data or diag.recv(1 << 18)
+        length, kind = struct.unpack_from("=IH", data)
+        yield kind, data[16:length]
+        data = data[(length + 3) // 4 * 4 :]
+
+
+def _diag():
+    """Open a way to sock_diag(7), a socket."""
+    diag = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_SOCK_DIAG)
+    diag.settimeout(1)
+    return diag
+
+
+def _rows(states):
+    """Yield the rows of TCP sockets in some states (a mask): struct inet_diag_msg each.
 
     A hundred times as fast as /proc/net/tcp, and it tells the limit of a listener's queue, too.
     Raises OSError if the kernel does not answer.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_SOCK_DIAG) as diag:
-        diag.settimeout(1)
+    with _diag() as diag:
         for family in (socket.AF_INET, socket.AF_INET6):
-            message = DIAG_REQUEST.size, SOCK_DIAG_BY_FAMILY, LIST_ALL, 1, 0
-            diag.send(DIAG_REQUEST.pack(*message, family, socket.IPPROTO_TCP, 0, states))
-            data, kind = b"", SOCK_DIAG_BY_FAMILY
-            while kind == SOCK_DIAG_BY_FAMILY:
-                data = data or diag.recv(1 << 18)
-                length, kind = struct.unpack_from("=IH", data)
+            for kind, row in _ask(diag, family, LIST_ALL, states):
                 if kind == SOCK_DIAG_BY_FAMILY:
-                    yield family, data[16:length]
-                data = data[(length + 3) // 4 * 4 :]
+                    yield row
             if kind != NLMSG_DONE:
                 raise OSError("sock_diag(7) has refused to list the sockets")
 
 
-def _socket(family, row):
-    """A row as a Socket."""
-    state, timer = row[1], row[2]
+def _socket(row):
+    """Make a Socket of a row."""
+    family, state, timer = row[:3]
     ports = struct.unpack_from(">HH", row, 4)
     size = 4 if family == socket.AF_INET else 16
     local, remote = (
@@ -334,8 +353,8 @@ def sockets(port=None, pid=None):
     """
     inodes = None if pid is None else set(files(pid, "socket").values())
     return [
-        _socket(family, row)
-        for family, row in _diag(ALL if pid is None else ALL & ~TIME_WAIT)
+        _socket(row)
+        for row in _rows(ALL if pid is None else ALL & ~TIME_WAIT)
         # Chosen before it is understood: thousands of them may be in TIME-WAIT.
         if (port is None or port in struct.unpack_from(">HH", row, 4))
         and (inodes is None or struct.unpack_from("=I", row, 68)[0] in inodes)
@@ -355,20 +374,27 @@ def is_at_rest(pid, count=None):
 
 
 def find_socket(local, remote=None):
-    """The socket with that local address (and remote one), or None."""
-    return next(
-        (
-            row
-            for row in sockets(local[1])
-            if row.local == tuple(local[:2]) and (remote is None or row.remote == tuple(remote[:2]))
-        ),
-        None,
-    )
+    """Return the socket between two addresses, (host, port) each, or None.
+
+    Without a remote one: the socket that listens for clients of the local address, which may be
+    bound to all addresses. The kernel looks it up in a table: however many sockets there are, that
+    costs the same. Raises OSError if the kernel does not answer.
+    """
+    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+    remote = tuple((remote or ANYBODY[family])[:2])
+    ends = [socket.inet_pton(family, host) for host, _ in (local[:2], remote)]
+    which = SOCKET_ID.pack(local[1], remote[1], *ends, 0, NO_COOKIE)
+    with _diag() as diag:
+        kind, row = next(_ask(diag, family, ONE, ALL, which))
+    found = _socket(row) if kind == SOCK_DIAG_BY_FAMILY else None
+    # Where two addresses have no socket between them, the kernel answers with who listens.
+    listens = found and found.state == "LISTEN"
+    return found if found and (listens == (remote == ANYBODY[family])) else None
 
 
 def listeners():
     """The sockets of this machine that listen."""
-    return [_socket(family, row) for family, row in _diag(LISTEN)]
+    return [_socket(row) for row in _rows(LISTEN)]
 
 
 def accept_queue(address):
@@ -377,9 +403,8 @@ def accept_queue(address):
     address: (host, port). Raises ConnectionRefusedError when nobody listens there, OSError when
     sock_diag(7) does not answer.
     """
-    for listener in listeners():
-        if listener.local == address:
-            return listener.unread, listener.limit
+    if found := find_socket(address):
+        return found.unread, found.limit
     raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens on {}:{}".format(*address))
 
 

@@ -43,6 +43,8 @@ VERDICTS = {
 PATIENCE = 3  # seconds a bystander waits for its answer
 GRACE = 1  # seconds in which a server may come to rest before its CPU time is measured
 WINDOW = 0.25  # seconds of one CPU measurement
+MOST_WORK = 9  # seconds of CPU time that a server may take to work off what was sent
+MOST_WATCHED = 60  # seconds that it is watched for that: on a busy machine it gets little of a core
 BUSY_WINDOWS = 2  # in a row, with nothing to do, that make a server a spinning one
 REPEATS = 20
 ALLOCATOR_MAY_KEEP = 256 * 1024  # bytes, without being called a leak
@@ -97,7 +99,7 @@ class _Scene:
         with self._connect("the awkward one") as self.talk:
             fate = self._act_beside_bystanders(self.talk)
             if fate == "dropped":  # whoever drops connections may be about to end
-                self._wait(self._has_ended, 1)
+                self._wait(self._has_ended, PATIENCE)
             elif fate == "served":
                 self._wait(self._is_at_rest, GRACE)
             if self._has_ended():
@@ -168,11 +170,14 @@ class _Scene:
         """Say why it is said to spin, or nothing.
 
         Over the limit in two windows running, with the input drained or the client gone; or
-        never once idle for a long time.
+        never once idle while it uses much CPU time.
         """
-        busy, quiet, deadline = 0, 0, time.monotonic() + 3 * PATIENCE
+        busy, quiet, deadline = 0, 0, time.monotonic() + MOST_WATCHED
         with contextlib.suppress(OSError):  # it has ended
-            while time.monotonic() < deadline:
+            began = self.server.cpu_time()
+            while (used := self.server.cpu_time() - began) < MOST_WORK:
+                if time.monotonic() > deadline:
+                    break
                 nothing_to_do = self.talk.is_closed or not self._unread()
                 share = self.server.cpu_share(WINDOW)
                 # One that spins may not get the core for a while; but then it doesn't sleep.
@@ -183,7 +188,7 @@ class _Scene:
                 busy = busy + 1 if nothing_to_do and share > kernel.SPINNING else 0
                 if busy == BUSY_WINDOWS:
                     return f"over {kernel.SPINNING:.0%} of a core with nothing to do"
-            return f"not idle once in {3 * PATIENCE} s"
+            return f"not idle once in {used:.0f} s of CPU time"
         return ""
 
     def _ended(self):
