@@ -1,22 +1,39 @@
-"""What the Makefile calls.
+"""What the Makefile calls; see USAGE.
 
-python -m _press code             write code/NN_name.py from the notebooks
-python -m _press run [NAME …]     execute notebooks and store their outputs
-python -m _press build            build the site into _build/html
+Each command imports what it needs: `constraints` and `newest` run before anything is installed.
 """
 
 import sys
 
-from . import build, copies, execute
+USAGE = """usage: python -m _press COMMAND
+
+code              write code/NN_name.py from the notebooks
+run [NAME …]      execute notebooks, all or those named, and store what they print
+fresh [NAME …]    the same; new pictures are stored as well where nothing else has changed
+build             build the site, and look.pyz with it, into _build/html
+constraints       write constraints.txt anew, with the newest that goes with requirements.txt
+newest            test and build with the newest of everything; say what differs, what breaks"""
 
 match sys.argv[1:]:
     case ["code"]:
-        copies.write_copies()
-    case ["run", *names]:
-        execute.execute(*names)
-    case ["fresh", *names]:
-        execute.execute(*names, fresh=True)
+        from .copies import write_copies
+
+        write_copies()
+    case ["run" | "fresh" as command, *names]:
+        from .execute import execute
+
+        execute(*names, fresh=command == "fresh")
     case ["build"]:
-        build.build()
+        from .build import build
+
+        build()
+    case ["constraints"]:
+        from .versions import write_constraints
+
+        write_constraints()
+    case ["newest"]:
+        from .versions import try_newest
+
+        try_newest()
     case _:
-        sys.exit("usage: python -m _press code | run [NAME …] | fresh [NAME …] | build")
+        sys.exit(USAGE)
