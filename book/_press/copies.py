@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from lab import notebooks
+from lab.session import write_whole
 
 CODE = Path(__file__).resolve().parents[2] / "code"
 
 
 def write_copies():
-    """Make code/ from the notebooks, and nothing else in it."""
+    """Write the program of every chapter to code/, and remove those that are of no chapter."""
     CODE.mkdir(exist_ok=True)
     copies = {
         f"{path.stem}.py": notebooks.program(path.stem, f"{path.stem}.py")
@@ -17,5 +18,5 @@ def write_copies():
     for stale in {path.name for path in CODE.glob("*.py")} - set(copies):
         (CODE / stale).unlink()
     for name, text in copies.items():
-        (CODE / name).write_text(text, encoding="utf-8")
+        write_whole(CODE / name, text)
         print(f"code/{name}")

@@ -2,7 +2,8 @@
 
 Stored outputs are what nbval compares with. So what changes on every run (ports, pictures) is
 written in its sanitised form, and an output that is the same when sanitised is left as it was: a
-notebook in which nothing has changed is not written anew.
+notebook in which nothing has changed is not written anew. Text that a cell prints in one go may
+come in several pieces, which depends on when the kernel flushes it; it is stored as one.
 """
 
 import base64
@@ -24,40 +25,6 @@ METADATA = {  # the same for every Python
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-
-
-def sanitiser():
-    """The function that makes texts of different runs alike, by sanitize.cfg."""
-    from nbval.plugin import get_sanitize_patterns
-
-    rules = get_sanitize_patterns(SANITISE.read_text(encoding="utf-8"))
-
-    def sanitise(text):
-        for pattern, replacement in rules:
-            text = re.sub(pattern, replacement, text)
-        return text
-
-    return sanitise
-
-
-def _texts(output, change):
-    """An output of a cell with every text in it changed, but for pictures."""
-    output = output.copy()
-    if "text" in output:
-        output["text"] = change(output["text"])
-    if "data" in output:
-        output["data"] = {
-            kind: change(value)
-            if isinstance(value, str) and not kind.startswith("image/")
-            else value
-            for kind, value in output["data"].items()
-        }
-    return output
-
-
-# What must be hidden from a reader of stored outputs. Pictures have to stay.
-def _hide_ports(text):
-    return re.sub(r"(127\.0\.0\.1|\[::1\]):\d{4,5}", r"\1:PORT", text)
 
 
 def execute(*names, fresh=False):
@@ -91,8 +58,12 @@ def run(path):
 
 def store(path, new, fresh=False):
     """Store an executed notebook where it differs from what is stored; return whether it did."""
-    text = nbformat.writes(merge(notebooks.read(path), new, fresh)) + "\n"
-    if text == path.read_text(encoding="utf-8"):
+    return _write_changed(path, nbformat.writes(merge(notebooks.read(path), new, fresh)) + "\n")
+
+
+def _write_changed(path, text):
+    """Write a text file unless it holds that text already; return whether it was written."""
+    if path.exists() and text == path.read_text(encoding="utf-8"):
         return False
     write_whole(path, text)
     return True
@@ -120,9 +91,56 @@ def _merge_outputs(old, new, sanitise, fresh):
     def alike(outputs):
         return [_texts(output, sanitise) for output in outputs]
 
+    old, new = _joined(old), _joined(new)
     if not fresh and alike(old) == alike(new):
         return old
-    return [nbformat.from_dict(_texts(output, _hide_ports)) for output in new]
+    return [_texts(output, _hide_ports) for output in new]
+
+
+def _joined(outputs):
+    """Return a cell's outputs with the pieces of a stream that follow each other made one."""
+    joined = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output["output_type"] == "stream" and last.get("name") == output["name"]:
+            joined[-1] = nbformat.from_dict({**last, "text": last["text"] + output["text"]})
+        else:
+            joined.append(output)
+    return joined
+
+
+def sanitiser():
+    """Return the function that makes texts of different runs alike, by sanitize.cfg."""
+    from nbval.plugin import get_sanitize_patterns
+
+    rules = get_sanitize_patterns(SANITISE.read_text(encoding="utf-8"))
+
+    def sanitise(text):
+        for pattern, replacement in rules:
+            text = re.sub(pattern, replacement, text)
+        return text
+
+    return sanitise
+
+
+def _texts(output, change):
+    """Return an output of a cell with every text in it changed, but for pictures."""
+    output = output.copy()
+    if "text" in output:
+        output["text"] = change(output["text"])
+    if "data" in output:
+        output["data"] = {
+            kind: change(value)
+            if isinstance(value, str) and not kind.startswith("image/")
+            else value
+            for kind, value in output["data"].items()
+        }
+    return nbformat.from_dict(output)
+
+
+def _hide_ports(text):
+    """Return a text with the kernel's choice of ports hidden: stored outputs don't tell it."""
+    return re.sub(r"(127\.0\.0\.1|\[::1\]):\d{4,5}", r"\1:PORT", text)
 
 
 def store_picture():
@@ -131,4 +149,4 @@ def store_picture():
     html = next(cell for cell in cells if cell.id == "two-opening").outputs[0].data["text/html"]
     wide = re.search(r'<img [^>]*src="data:image/svg\+xml;base64,([^"]+)', html)[1]
     drawing = base64.b64decode(wide).decode()
-    write_whole(PICTURE, drawing.replace("<svg ", '<svg style="background:#fff" ', 1))
+    _write_changed(PICTURE, drawing.replace("<svg ", '<svg style="background:#fff" ', 1))
