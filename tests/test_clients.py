@@ -382,7 +382,7 @@ def test_a_fin_to_one_that_vanishes_is_never_acknowledged(serving):
         lab.until(lambda: "LAST-ACK" not in states(server.port))
 
 
-def test_so_many_bytes_are_drained():
+def test_as_many_bytes_as_are_asked_for_are_drained():
     ours, theirs = clients.pair()
     with ours, theirs:
         theirs.send(b"12345")
@@ -392,3 +392,95 @@ def test_so_many_bytes_are_drained():
         theirs.shutdown(socket.SHUT_WR)
         with pytest.raises(ConnectionError, match="1 bytes too soon"):
             clients.drain(ours, 2)
+
+
+@pytest.mark.parametrize(("sent", "got"), [(9, 9), (10, 10), (20, 10)])
+def test_a_conversation_receives_so_much_and_no_more(monkeypatch, sent, got):
+    """What is too much stays in the kernel: who sends without end is not read for ever."""
+    monkeypatch.setattr(clients, "MOST_RECEIVED", 10)
+    receive = Conversation.receive
+    monkeypatch.setattr(Conversation, "receive", lambda self: receive(self, 5))
+    with Listener() as listener, Conversation(listener.address, seconds=0.2) as talk:
+        with listener.socket.accept()[0] as connection:
+            connection.send(b"x" * sent)
+            lab.until(lambda: lab.kernel.unread(talk.socket) == sent)
+            assert len(talk.read_all()) == got
+
+
+def happened(talk):
+    return [(what, count) for _, what, count in talk.events]
+
+
+def test_who_has_reset_is_told_apart(serving):
+    """`reset` is our own act, `was reset` the other side's."""
+    with Listener() as listener:
+        ours, theirs = Conversation(listener.address), Conversation(listener.address)
+        accepted = [listener.socket.accept()[0] for _ in range(2)]
+        ours.send(b"abc")
+        ours.reset()
+        ours.close()
+        clients.reset(accepted[1])
+        assert (theirs.receive(), theirs.ended) == (b"", "reset")
+        theirs.close()
+        accepted[0].close()
+    before = [("calls", 0), ("connected", 0)]
+    assert happened(ours) == [*before, ("sent", 3), ("reset", 0)]
+    assert happened(theirs) == [*before, ("was reset", 0), ("left", 0)]
+    assert ours.ended is None and ours.is_closed
+
+
+def test_what_is_sent_and_got_is_counted_in_the_events():
+    with Listener() as listener, Conversation(listener.address) as talk:
+        with listener.socket.accept()[0] as connection:
+            talk.send(b"12345")
+            talk.half_close()
+            assert connection.recv(5) == b"12345"
+            connection.sendall(b"123")
+            assert talk.receive(2) == b"12" and talk.receive() == b"3"
+        assert talk.receive() == talk.receive() == b"" and talk.ended == "closed"
+    assert happened(talk)[2:] == [
+        ("sent", 5), ("half-closed", 0), ("got", 2), ("got", 1), ("closed", 0), ("closed", 0),
+        ("left", 0),
+    ]  # fmt: skip
+
+
+def test_a_reset_after_the_end_is_told_as_one():
+    with Listener() as listener, Conversation(listener.address) as talk:
+        connection, _ = listener.socket.accept()
+        connection.shutdown(socket.SHUT_WR)
+        assert (talk.receive(), talk.ended) == (b"", "closed")
+        connection.close()
+        talk.close()
+    assert [what for what, _ in happened(talk)].count("closed") == 1
+
+
+def test_a_conversation_closes_those_that_it_has_opened():
+    with Listener() as listener, Conversation(listener.address, "one", 3) as talk:
+        other = talk.another()
+        assert (other.name, other.seconds, talk.others) == ("one, again", 3, [other])
+        for _ in range(2):
+            listener.socket.accept()[0].close()
+    assert talk.is_closed and other.is_closed
+
+
+@pytest.mark.parametrize(
+    ("error", "name"), [(TimeoutError(), "ETIMEDOUT"), (OSError(32, ""), "EPIPE")]
+)
+def test_an_outcome_has_the_name_of_an_error(error, name):
+    def fails():
+        raise error
+
+    assert clients.outcome(fails) == name
+
+
+def test_a_send_buffer_that_was_filled_stays_full():
+    ours, theirs = clients.pair()
+    with ours, theirs:
+        ours.setblocking(False)
+        clients.fill(ours)
+        assert clients.outcome(ours.send, b"x") == "EAGAIN"
+        assert lab.kernel.not_sent(ours) > 0
+
+
+def test_an_answer_in_words():
+    assert str(clients.Answer(200, {}, b"caf\xc3\xa9 \xff")) == "200 'café \\\\xff'"

@@ -1,9 +1,12 @@
-"""The bill of a visit, against servers whose calls and CPU time are known."""
+"""What a visit costs, against servers whose calls and CPU time are known."""
+
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import ROOT
 from lab import cost
+from lab.recorder import Call
 from survive.server import serve
 
 LEVEL = ROOT / "code" / "04_level_triggered.py"
@@ -34,7 +37,7 @@ ONE_EACH = dict.fromkeys(["epoll_wait", "accept4", "recvfrom", "sendto", "close"
 
 
 def test_the_calls_of_a_visit_to_one_that_sleeps_in_recv(serving):
-    """What comes before the first client is not on the bill, nor what comes after the last."""
+    """What comes before the first client is not counted, nor what comes after the last."""
     path = serving(SLEEPS_ONCE.format(beside="pass", each="pass"))
     assert cost.system_calls(path) == ONE_EACH
 
@@ -70,21 +73,21 @@ def poll_in_vain():
 """
 
 
-def test_polls_in_vain_are_not_on_the_bill(serving):
+def test_polls_in_vain_are_not_counted(serving):
     """A thread of its own polls, and nothing ever comes; the visits take longer than that."""
     beside = "threading.Thread(target=poll_in_vain, daemon=True).start()"
     path = serving(IN_VAIN + SLEEPS_ONCE.format(beside=beside, each="time.sleep(0.25)"))
     assert cost.system_calls(path) == ONE_EACH
 
 
-def test_visits_that_are_not_alike_have_no_bill(serving):
+def test_visits_that_are_not_alike_are_refused(serving):
     each = "number % 2 or epoll.register(connection, 0)"
     with pytest.raises(ValueError, match="5 visits, and yet .*'epoll_ctl': 3"):
         cost.system_calls(serving(SLEEPS_ONCE.format(beside="pass", each=each)))
 
 
 @pytest.mark.parametrize("count", [{}, {"close": 4}, {"close": 5, "sendto": 6}])
-def test_counts_that_are_no_bill(count):
+def test_counts_that_are_not_those_of_five_visits(count):
     with pytest.raises(ValueError, match="5 visits, and yet {"):
         cost.per_visit(count)
 
@@ -113,3 +116,37 @@ def test_the_cpu_time_of_a_request_that_takes_some(serving):
     )
     with serve(path) as server:
         assert 0.01 <= cost.cpu_per_request(server, requests=5)[0] < 0.02
+
+
+def test_the_calls_of_visits_at_once_are_averages(serving):
+    """It finds all of them when it is let go on, and still takes one after the other."""
+    path = serving(SLEEPS_ONCE.format(beside="pass", each="pass"))
+    assert cost.system_calls(path, at_once=4) == ONE_EACH
+    register = "number % 4 or epoll.register(connection, 0)"
+    path = serving(SLEEPS_ONCE.format(beside="pass", each=register))
+    assert cost.system_calls(path, at_once=4) == ONE_EACH | {"epoll_ctl": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("name", "got", "took", "in_vain"),
+    [
+        ("poll", [], 0.91, True),
+        ("poll", [], 0.9, False),
+        ("poll", [[3, 1]], 0.91, False),
+        ("recv", [], 0.91, False),
+    ],
+)
+def test_a_poll_in_vain_has_waited_for_its_second(name, got, took, in_vain):
+    assert cost._timed_out(Call(name, 4, "MainThread", 1, 0.0, [], took, got)) == in_vain
+
+
+def test_the_least_of_each_servers_turns_is_taken(monkeypatch):
+    """Two servers, three turns of two requests each: what the clocks say at each turn's ends."""
+    clocks = {1: iter([0, 8, 8, 10, 10, 16]), 2: iter([0, 20, 20, 60, 60, 160])}
+    asked = []
+    monkeypatch.setattr(cost.kernel, "is_asleep", lambda pid: True)
+    monkeypatch.setattr(cost.kernel, "cpu_time", lambda pid: next(clocks[pid]))
+    monkeypatch.setattr(cost.clients, "get", asked.append)
+    servers = [SimpleNamespace(pid=pid, address=pid) for pid in (1, 2)]
+    assert cost.cpu_per_request(*servers, requests=2, turns=3) == [1, 10]
+    assert asked == [1, 1, 2, 2] * 3, "in turns"

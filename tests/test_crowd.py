@@ -1,5 +1,6 @@
 """The crowd: as many connections as were asked for, all silent, gone in one go."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -88,3 +89,17 @@ def test_it_is_scaled_down_to_the_limit_and_says_when_that_is_too_low():
         f"50 {400 - crowd.SPARE}\n(400, 400)\n"
         "this needs 1100 descriptors, and `ulimit -Hn` allows 400\n"
     ), done.stderr
+
+
+@pytest.mark.parametrize(("allowed", "number"), [(1199, 99), (1200, 100), (1201, 100)])
+def test_some_descriptors_are_kept_for_other_things(monkeypatch, allowed, number):
+    monkeypatch.setattr(crowd.kernel, "allow_descriptors", lambda: allowed - 1000)
+    assert crowd.SPARE == 100
+    assert crowd.within_limit(100, least=1) == number
+
+
+@pytest.mark.parametrize(("allowed", "enough"), [(1099, False), (1100, True)])
+def test_the_least_that_is_needed_is_enough(monkeypatch, allowed, enough):
+    monkeypatch.setattr(crowd.kernel, "allow_descriptors", lambda: allowed)
+    with contextlib.nullcontext() if enough else pytest.raises(OSError, match="needs 1100"):
+        assert crowd.within_limit(10_000) == 1000

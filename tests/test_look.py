@@ -6,16 +6,18 @@ import re
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import lab
 from conftest import BOOK
-from look import command, kernel, strace, symptoms
+from look import command, kernel, strace, symptoms, view
 from look.report import WIDTH, report
 from look.view import look_at
 from survive.server import serve
@@ -359,3 +361,42 @@ def test_one_that_is_not_ours(monkeypatch, capsys):
     assert command.main([str(os.getppid())]) == 2
     words = capsys.readouterr().err
     assert words.count("\n") == 1 and "the same user" in words and "ptrace_scope" in words
+
+
+def test_a_view_is_of_the_windows_end_and_remembers_its_beginning(monkeypatch):
+    """Between the two a socket is opened and watched, in this process, which looks at itself."""
+    with select.epoll() as epoll, contextlib.ExitStack() as opened:
+
+        def open_one(seconds):
+            sock = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+            epoll.register(sock, select.EPOLLIN)
+
+        monkeypatch.setattr(view.time, "sleep", open_one)
+        seen, shares = view._observe(os.getpid(), 1)
+        new = seen.files.keys() - seen.earlier.keys()
+        assert len(new) == 2 == len(shares), "one in the middle, one at the end"
+        assert {watch.fd for watch in seen.epolls[epoll.fileno()]} == new == seen.listeners.keys()
+        assert all(seen.files[fd].text.startswith("listening on 127.0.0.1:") for fd in new)
+
+
+@pytest.mark.parametrize("then", [None, kernel.Blocked("poll", "do_poll", (1, 2, 3, 4, 5, 6))])
+def test_what_poll_watches_is_told_only_if_it_still_sleeps_there(monkeypatch, then):
+    """Else that memory may mean anything by now."""
+    blocked = kernel.Blocked("poll", "do_poll", (0, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(strace, "polled", lambda pid, blocked: {9: 1, 8: 4})
+    monkeypatch.setattr(kernel, "blocked_in", lambda pid, number: blocked)
+    watches = view._polled(1, 1, blocked, {9: "a file"})
+    assert watches == [(8, 4, None, None), (9, 1, "a file", None)]
+    monkeypatch.setattr(kernel, "blocked_in", lambda pid, number: then)
+    assert view._polled(1, 1, blocked, {}) == []
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [(5, 30), (10**9, 0.2)])
+def test_a_thread_is_traced_for_so_many_calls_or_so_long(monkeypatch, limit, seconds):
+    monkeypatch.setattr(strace, "CALLS", limit)
+    monkeypatch.setattr(strace, "SECONDS", seconds)
+    with a_spinning_server() as server:
+        began = time.monotonic()
+        calls = strace.trace(server.pid, server.pid)
+        assert time.monotonic() - began < 5
+    assert 0 < len(calls) <= limit and (limit > 5 or len(calls) == 5)

@@ -10,6 +10,8 @@ import pytest
 
 import lab
 from conftest import BOOK, FRAME, ROOT
+from lab import recorder
+from lab.recorder import Call, Client, Event, Recording
 from survive import awkward
 from survive.awkward import plain_get
 
@@ -395,3 +397,119 @@ def test_a_client_asks_in_a_thread():
         thread.join()
     assert lab.rows.hello(talk)
     assert [client.name for client in run.recording.clients] == ["client"]
+
+
+def made(name, fd=5, got=None, took=0.5, **more):
+    return Call(name, fd, "MainThread", 1, 1.0, [], took, got, **more)
+
+
+@pytest.mark.parametrize(
+    ("call", "moved"),
+    [
+        (made("recv", got={"bytes": 18, "begins": ""}), 18),
+        (made("recv", got={"bytes": 0, "begins": ""}), 0),
+        (made("send", got=78), 78),
+        (made("sendmsg", got=78), 78),
+        (made("sendall"), None),
+        (made("recv", error="ConnectionResetError"), None),
+        (made("poll", got=[[3, 1]]), None),
+        (made("fileno", got=7), None),
+    ],
+)
+def test_how_many_bytes_a_call_has_moved(call, moved):
+    assert call.moved == moved
+
+
+def test_what_a_call_has_accepted_watched_and_when_it_returned():
+    peer = [{"fd": 7}, ["127.0.0.1", 4000]]
+    assert made("accept", got=peer).accepted == 7
+    assert made("accept").accepted is None and made("recv", got=peer).accepted is None
+    assert made("poll", interest={4: {3: "IN"}, 9: {8: "OUT"}}).watched == {3: "IN"}
+    assert made("recv").watched == made("recv", interest={}).watched == {}
+    assert made("recv").returned == 1.5 and made("recv", took=None).returned is None
+
+
+def accepts(fd, port, began):
+    return Call("accept", 3, "MainThread", 1, began, [], 0.1, [{"fd": fd}, ["127.0.0.1", port]])
+
+
+def a_recording(*calls, clients=()):
+    return Recording("s.py", [], None, 9.0, list(calls), [], list(clients), False)
+
+
+def test_a_recording_answers_questions():
+    """The number of a descriptor is used again: whose it is depends on when."""
+    first, second = Client("first", 1001, []), Client("second", 1002, [])
+    calls = [
+        made("listen", 3), accepts(5, 1001, 1), made("recv"), made("close"),
+        accepts(5, 1002, 2), made("recv"), made("send"), accepts(6, 4711, 3), made("recv", 6),
+    ]  # fmt: skip
+    run = a_recording(*calls, clients=[first, second])
+    assert run.calls() == calls
+    assert run.calls("recv", "send") == [calls[2], calls[5], calls[6], calls[8]]
+    assert run.of("first") == calls[2:4] and run.of("second") == calls[5:7]
+    assert run.of("second", "send") == [calls[6]] and run.of("nobody") == []
+    assert calls[0].client == calls[8].client == ""
+    assert run.client("second") is second
+    with pytest.raises(ValueError, match=r"no client 'third'; there are \['first', 'second'\]"):
+        run.client("third")
+    named = [names.copy() for _, names in run.named()]
+    assert named[3] == {5: "first"} and named[4] == {5: "second"}
+    assert named[-1] == {5: "second", 6: ""}
+
+
+def test_when_something_first_happened_to_a_client():
+    events = [Event(0.1, "calls", 0), Event(0.2, "got", 3), Event(0.3, "got", 4)]
+    client = Client("first", 1001, events)
+    assert client.first("got") == 0.2 and client.first("calls") == 0.1
+    with pytest.raises(ValueError, match="first: never 'reset'"):
+        client.first("reset")
+
+
+def test_what_is_watched_is_read_after_the_call(serving):
+    """What a register, modify or unregister has changed is seen after itself, not later."""
+    with lab.record(serving(EPOLL)) as run:
+        plain_get(run.talk("only"), run.server)
+        run.server.wait()
+    before = {}
+    for call in run.recording.calls("register", "modify", "unregister"):
+        assert call.watched != before, call.name
+        before = call.watched
+
+
+def lines(*records, torn=b""):
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records) + torn
+
+
+def begins(number, t, name="recv", lines=()):
+    facts = {"thread": "MainThread", "line": 1, "name": name, "fd": 5, "given": []}
+    return {"begins": number, "t": t, "lines": list(lines)} | facts
+
+
+def returns(number, t):
+    return {"returns": number, "t": t, "got": 3, "error": None, "sockets": {"5": ["LISTEN", 0, 1]},
+            "interest": {"4": {"5": "IN"}}}  # fmt: skip
+
+
+def test_beginnings_and_returns_are_put_together():
+    """In the order in which they began; a last line that was torn by the end is left out."""
+    written = lines(
+        begins(2, 12.0, lines=[[11.5, 7], [11.6, 8]]), begins(1, 11.0), returns(2, 12.5),
+        begins(3, 13.0, "(runs)", lines=[[11.1, 9]]), returns(3, 13.0),
+        torn=b'{"returns": 1, "t": 14',
+    )  # fmt: skip
+    calls, executed, capped = recorder._merge(written, 10.0)
+    assert [(call.began, call.took) for call in calls] == [(1.0, None), (2.0, 0.5)]
+    assert calls[1].sockets == {5: ("LISTEN", 0, 1)} and calls[1].interest == {4: {5: "IN"}}
+    assert [line for _, _, line in executed] == [9, 7, 8] and not capped
+    assert executed[0][0] == pytest.approx(1.1)
+    assert recorder._merge(lines({"capped": 2}), 0) == ([], [], True)
+
+
+@pytest.mark.parametrize(("most", "capped"), [(9, False), (8, True)])
+def test_the_cap_is_one_call_more_than_is_recorded(most, capped):
+    """One request takes nine calls until the server is stopped."""
+    with lab.record(LOOP, most_calls=most) as run:
+        plain_get(run.talk("only"), run.server)
+        in_accept(run)
+    assert len(calls(run)) == most and run.recording.capped == capped

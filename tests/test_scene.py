@@ -2,8 +2,10 @@
 does not."""
 
 import contextlib
+import socket
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +15,7 @@ from lab.matrix import Column
 from look import kernel
 from survive import awkward, clients, rows, scene
 from survive.rows import Row, Traits
-from survive.scene import judge
+from survive.scene import Verdict, _Scene, judge
 from survive.server import serve as start
 
 WELL = """
@@ -172,6 +174,13 @@ def test_not_leaking_if_it_keeps_a_few(verdict):
     assert verdict(LEAKING.format(keep=keep)).word == "ok"
 
 
+def test_leaking_if_it_keeps_every_second_connection(verdict):
+    """Half a descriptor a repeat, ten of twenty."""
+    keep = "kept.append(connection); len(kept) % 2 and connection.close()"
+    seen = verdict(LEAKING.format(keep=keep))
+    assert seen.word == "leaking" and "descriptors" in seen.reason
+
+
 def test_leaking_memory(verdict):
     keep = "connection.close(); kept.append(bytearray(b'x' * 50_000))"
     seen = verdict(LEAKING.format(keep=keep))
@@ -182,7 +191,7 @@ def test_not_leaking_if_memory_is_given_back(verdict):
     assert verdict(LEAKING.format(keep="connection.close(); bytearray(b'x' * 50_000)")).word == "ok"
 
 
-def test_who_stays_may_hold_a_descriptor(verdict):
+def test_not_leaking_if_the_client_that_it_keeps_is_still_there(verdict):
     assert verdict(WELL, awkward.says_nothing).word == "ok"
 
 
@@ -270,16 +279,8 @@ def test_every_row_against_a_server_that_does_as_it_should(serving):
     )
 
 
-def test_names_of_rows_are_unique_and_unknown_ones_are_told():
-    names = [row.name for row in rows.ROWS]
-    assert len(set(names)) == len(names) >= 21
-    assert {"plain GET", "HEAD", "bytes that are not UTF-8", "a TLS hello"} <= set(names)
-    with pytest.raises(ValueError, match="no client is called 'nobody'; there are 'plain GET'"):
-        rows.row("nobody")
-
-
-def test_a_forced_order_is_one():
-    """Request and FIN, or request and reset, are both there when the server looks: always."""
+def test_what_a_client_sends_at_once_is_there_together_whenever_the_server_looks():
+    """Request and FIN, or request and reset."""
     for act, end in (
         (awkward.asks_and_leaves, "CLOSE-WAIT"),
         (awkward.whole_request_then_resets, None),
@@ -543,3 +544,161 @@ def test_a_column_may_be_a_program_of_a_chapters_cell(monkeypatch):
 def test_labels_of_columns_are_unique():
     labels = [column.label for column in matrix.COLUMNS]
     assert len(set(labels)) == len(labels) and labels[:3] == ["01", "02", "03"]
+
+
+# Limits, just under and just over, with a server that says what it is told to
+
+
+class Told:
+    """Stands for a server. windows: (share of a core, asleep, bytes unread) each, in order."""
+
+    def __init__(self, *windows):
+        self.windows = list(windows)
+
+    def cpu_time(self):
+        return 0.0
+
+    def cpu_share(self, seconds):
+        share, self.asleep, _ = self.windows.pop(0)
+        return share
+
+    def is_asleep(self):
+        return self.asleep
+
+    def sockets(self):
+        """The coming window's, for they are looked at before it."""
+        return [SimpleNamespace(unread=self.windows[0][2])]
+
+
+LIMIT = kernel.SPINNING
+OVER = LIMIT + 0.001
+NOTHING, LITTLE = (0.0, True, 0), (LIMIT, True, 0)
+BUSY_AND_ASLEEP, AWAKE = (OVER, True, 0), (0.0, False, 0)
+HAS_WORK = (1.0, False, 1)
+
+
+@pytest.mark.parametrize(
+    ("windows", "spins"),
+    [
+        ([NOTHING], False),
+        ([LITTLE, LITTLE], False),
+        ([LITTLE, NOTHING], False),
+        ([BUSY_AND_ASLEEP, BUSY_AND_ASLEEP], True),
+        ([BUSY_AND_ASLEEP, NOTHING], False),
+        ([BUSY_AND_ASLEEP, LITTLE, BUSY_AND_ASLEEP, LITTLE, BUSY_AND_ASLEEP, NOTHING], False),
+        ([BUSY_AND_ASLEEP, LITTLE, BUSY_AND_ASLEEP, BUSY_AND_ASLEEP], True),
+        ([LITTLE, BUSY_AND_ASLEEP, LITTLE, LITTLE], False),
+        ([AWAKE, AWAKE, NOTHING], False),
+        ([AWAKE, LITTLE, AWAKE, LITTLE, LITTLE], False),
+        ([HAS_WORK, HAS_WORK, HAS_WORK, NOTHING], False),
+        ([BUSY_AND_ASLEEP, HAS_WORK, BUSY_AND_ASLEEP, NOTHING], False),
+        ([HAS_WORK, BUSY_AND_ASLEEP, BUSY_AND_ASLEEP], True),
+    ],
+)
+def test_how_many_windows_make_a_server_a_spinning_one(windows, spins):
+    """Busy in two running with nothing to do; a window without a rest is no rest, nor busy."""
+    server = Told(*windows)
+    played = _Scene(None, None, server)
+    played.talk = SimpleNamespace(is_closed=False)
+    assert bool(played._spins()) == spins
+    assert not server.windows, "it needed no window less"
+
+
+def test_what_is_unread_is_no_excuse_when_its_client_has_gone():
+    played = _Scene(None, None, Told(HAS_WORK, HAS_WORK))
+    played.talk = SimpleNamespace(is_closed=True)
+    assert played._spins() == "over 5% of a core with nothing to do"
+
+
+def test_one_that_ends_while_it_is_measured_does_not_spin():
+    played = _Scene(None, None, SimpleNamespace())
+    played.talk = SimpleNamespace(is_closed=True)
+
+    def has_ended(*seconds):
+        raise ProcessLookupError
+
+    played.server.cpu_time = played.server.cpu_share = has_ended
+    assert played._spins() == ""
+
+
+KEEPS = scene.ALLOCATOR_MAY_KEEP
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "memory", "verdict"),
+    [
+        (0, KEEPS, None),
+        (-1, 0, None),
+        (1, 0, Verdict("leaking", "1 descriptors")),
+        (0, KEEPS + 1, Verdict("leaking", "256 kB")),
+    ],
+)
+def test_what_may_stay_after_the_repeats(descriptors, memory, verdict):
+    assert _Scene(None, None, None)._holds(descriptors, memory) == verdict
+
+
+@pytest.mark.parametrize(
+    ("grows", "verdict"),
+    [
+        ([KEEPS], None),
+        ([KEEPS + 1, KEEPS], None),
+        ([KEEPS + 1, KEEPS + 1], Verdict("leaking", "256 kB")),
+    ],
+)
+def test_memory_is_measured_again_before_it_is_called_a_leak(monkeypatch, grows, verdict):
+    measured = iter(grows)
+    for name, value in (("_once_more", lambda self: None), ("_ask", lambda *_: "served")):
+        monkeypatch.setattr(_Scene, name, value)
+    monkeypatch.setattr(_Scene, "_growth", lambda self: next(measured))
+    assert _Scene(None, None, SimpleNamespace(descriptors=lambda: 5))._repeat() == verdict
+    assert next(measured, "no more") == "no more"
+
+
+def test_the_words_for_the_verdicts_tell_the_limits():
+    assert f"within {scene.PATIENCE} s" in scene.VERDICTS["frozen"]
+    assert f"over {LIMIT:.0%} of a core" in scene.VERDICTS["spinning"]
+    assert f"after {scene.REPEATS} repeats" in scene.VERDICTS["leaking"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        played = _Scene(None, None, SimpleNamespace(address=listener.getsockname()))
+        with played._connect("a bystander") as bystander:
+            assert bystander.seconds == scene.PATIENCE
+
+
+@pytest.mark.parametrize(
+    ("answer", "then", "fate"),
+    [
+        (b"HTTP/1.0 200 OK\r\n\r\nHello, world!", "close", "served"),
+        (b"HTTP/1.0 500 Oh\r\n\r\nHello, world!", "close", "dropped"),
+        (b"", "close", "dropped"),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 14\r\n\r\nHello, world!", "stay", "waiting"),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 13\r\n\r\nHello, world!", "stay", "served"),
+    ],
+)
+def test_the_fate_of_a_bystander(answer, then, fate):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        bystander = clients.Conversation(listener.getsockname(), seconds=0.2)
+        with listener.accept()[0] as connection:
+            connection.sendall(answer)
+            if then == "close":
+                connection.close()
+            assert scene._fate(bystander) == fate and bystander.is_closed
+
+
+def test_a_verdict_has_what_the_awkward_client_did_and_got(verdict):
+    seen = verdict(WELL, awkward.half_closes_after_asking)
+    assert [what for _, what, _ in seen.events] == [
+        "calls", "connected", "sent", "half-closed", "got", "closed", "left",
+    ]  # fmt: skip
+    times = [when for when, _, _ in seen.events]
+    assert times == sorted(times) and times[0] == 0
+    assert seen == Verdict("ok"), "they don't tell verdicts apart"
+
+
+def test_a_verdict_of_one_that_dies_has_them_too(verdict):
+    seen = verdict(
+        "def serve(listener):\n    sys.exit(listener.accept() and 3)", awkward.says_nothing
+    )
+    assert seen.word == "dead" and [what for _, what, _ in seen.events][:2] == [
+        "calls",
+        "connected",
+    ]

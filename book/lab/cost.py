@@ -100,4 +100,5 @@ def cpu_per_request(*servers, requests=20, turns=8):
         until(lambda: kernel.is_asleep(server.pid))
         return (kernel.cpu_time(server.pid) - before) / requests
 
-    return [min(times) for times in zip(*(map(turn, servers) for _ in range(turns)), strict=True)]
+    rounds = [[turn(server) for server in servers] for _ in range(turns)]
+    return [min(times) for times in zip(*rounds, strict=True)]
