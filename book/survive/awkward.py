@@ -20,6 +20,11 @@ HALF = b"GET / HT"
 DELIVERY = 3  # seconds in which a segment must have reached the other end of a loopback connection
 
 
+def _cork(talk):
+    """Keep what is sent from now on back, until the FIN, which travels in the same segment."""
+    talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+
+
 def _until_read(talk, seconds):
     """Wait until the server has read all that has reached it, or is gone; or so many seconds."""
     ends = talk.socket.getpeername(), talk.socket.getsockname()  # as the server has them
@@ -118,7 +123,8 @@ def connects_and_closes(talk, server):
 
 
 def half_a_request_then_closes(talk, server):
-    """Sends the first eight bytes of a request, then closes."""
+    """Sends the first eight bytes of a request and a FIN, in one segment."""
+    _cork(talk)
     talk.send(HALF)
     talk.close()
 
@@ -139,14 +145,14 @@ def whole_request_then_resets(talk, server):
 
 def asks_and_leaves(talk, server):
     """Asks and closes without reading; a cork keeps request and FIN in one segment."""
-    talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    _cork(talk)
     talk.send(REQUEST)
     talk.close()
 
 
 def half_closes_after_asking(talk, server):
     """Asks, sends a FIN in the same segment, and stays to read the answer."""
-    talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    _cork(talk)
     talk.send(REQUEST)
     talk.half_close()
     talk.read_all()
@@ -232,7 +238,8 @@ def head(talk, server):
 
 
 def a_bare_line_feed(talk, server):
-    """Sends two line feeds, which ask for nothing, and a FIN, and waits for the end."""
+    """Sends two line feeds, which ask for nothing, and a FIN in the same segment; stays to read."""
+    _cork(talk)
     talk.send(b"\n\n")
     talk.half_close()
     talk.read_all()
