@@ -113,6 +113,12 @@ def test_text_in_other_pieces_is_no_change():
     assert merged(pieces, pieces) == whole, "what is stored in pieces becomes one"
 
 
+def test_a_picture_beside_text_in_other_pieces_stays_as_it_was():
+    old = [stream("a\n"), stream("b\n"), shown(figure("<svg>1</svg>"))]
+    new = [stream("a\nb\n"), shown(figure("<svg>2</svg>"))]
+    assert merged(old, new) == [new[0], old[2]]
+
+
 def test_a_port_that_was_torn_apart_is_hidden():
     assert merged([], [stream("127.0.0.1:80"), stream("80\n")]) == [stream("127.0.0.1:PORT\n")]
 
@@ -122,10 +128,12 @@ def test_only_neighbours_of_one_name_become_one():
     assert merged([], outputs) == outputs
 
 
-def test_execution_counts_are_the_new_ones_also_of_outputs_that_stay():
-    old, new = notebook(shown("a", count=3), count=3), notebook(shown("a", count=5), count=5)
+def test_outputs_stay_and_get_new_counts_where_a_cell_was_inserted_above():
+    old = notebook(shown(figure("<svg>1</svg>"), count=3), count=3)
+    new = notebook(shown(figure("<svg>2</svg>"), count=5), count=5)
     (cell,) = execute.merge(old, new).cells
-    assert (cell.execution_count, cell.outputs[0].execution_count) == (5, 5)
+    assert cell.execution_count == 5
+    assert cell.outputs == [shown(figure("<svg>1</svg>"), count=5)]
 
 
 def test_metadata_tells_nothing_of_the_machine_nor_of_the_time():
@@ -200,6 +208,17 @@ def test_notebooks_are_executed_and_written_only_when_something_has_changed(book
     assert files(book)["picture.svg"] != first["picture.svg"]
     told = [line.rpartition(", ")[2] for line in capsys.readouterr().out.splitlines()]
     assert told == ["stored anew", "as it was", "stored anew"]
+
+
+@pytest.mark.parametrize("named", [[], ["claims"], ["02_request_loop", "claims"]])
+def test_the_named_notebooks_are_executed_or_all(book, monkeypatch, named):
+    write_chapter(book / "claims.ipynb", "1")
+    executed = []
+    monkeypatch.setattr(execute, "run", lambda path: executed.append(path.stem))
+    monkeypatch.setattr(execute, "store", lambda path, new, fresh: True)
+    monkeypatch.setattr(execute, "store_picture", lambda: None)
+    execute.execute(*named)
+    assert executed == (named or ["02_request_loop", "claims"])
 
 
 def test_the_picture_of_the_readme_is_the_first_one_of_chapter_2_on_white(book):

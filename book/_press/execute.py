@@ -89,7 +89,8 @@ def merge(old, new, fresh=False):
 
 def _merge_outputs(old, new, sanitise, fresh):
     def alike(outputs):
-        return [_texts(output, sanitise) for output in outputs]
+        # A new cell changes the counts of all that follow, and what these print not at all.
+        return [{**_texts(output, sanitise), "execution_count": None} for output in outputs]
 
     old, new = _joined(old), _joined(new)
     if not fresh and alike(old) == alike(new):
