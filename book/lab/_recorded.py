@@ -81,7 +81,7 @@ class Recorder:
             self.write(returns=number, t=now, got=describe(got), error=error, **self.state())
 
     def state(self):
-        """Every socket's state and queues, and every interest list, as the kernel has them now."""
+        """Return each socket's state and queues and each interest list, as the kernel has them."""
         seen = {"sockets": {}, "interest": {}}
         with self.lock:
             sockets, epolls = list(self.sockets), list(self.epolls)
@@ -115,7 +115,7 @@ class Recorder:
         return ours, None  # a thread that a variant of a server got from the server
 
     def trace(self, frame, event, argument):
-        """For settrace: follow the frames of the server's file, and note each executed line."""
+        """Note each executed line of the server's file: a function for sys.settrace."""
         if not self.active or frame.f_code.co_filename != self.server:
             return None
         if event == "line":
@@ -141,13 +141,13 @@ class Recorder:
 
 
 def descriptor(what):
-    """The descriptor of a socket or an epoll object, or None: a closed epoll object has none."""
+    """Return the descriptor of a socket or an epoll object; None of a closed epoll object."""
     with contextlib.suppress(ValueError):
         return what.fileno() if what else None
 
 
 def describe(value):
-    """A value as JSON: bytes by length and beginning, sockets by descriptor."""
+    """Return a value as JSON has it: bytes by length and beginning, sockets by descriptor."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {"bytes": len(value), "begins": bytes(value[:40]).decode("latin-1")}
     if isinstance(value, socket.socket):
@@ -158,7 +158,7 @@ def describe(value):
 
 
 def recorded_socket(recorder):
-    """A subclass of socket.socket whose calls are recorded."""
+    """Make a subclass of socket.socket whose calls are recorded."""
     original = socket.socket
 
     class RecordedSocket(original):
@@ -178,7 +178,7 @@ def recorded_socket(recorder):
 
 
 def recorded_epoll(recorder):
-    """A stand-in for select.epoll, which cannot be subclassed."""
+    """Make a stand-in for select.epoll, which cannot be subclassed."""
     original = select.epoll
 
     class RecordedEpoll:
@@ -213,7 +213,7 @@ def recorded_epoll(recorder):
 
 
 def recorded_queue(recorder):
-    """A subclass of queue.SimpleQueue of which `get` is recorded."""
+    """Make a subclass of queue.SimpleQueue of which `get` is recorded."""
     original = queue.SimpleQueue
 
     class RecordedQueue(original):
@@ -224,7 +224,7 @@ def recorded_queue(recorder):
 
 
 def recorded_connect(recorder):
-    """sqlite3.connect, for connections of which `execute` is recorded."""
+    """Make an sqlite3.connect whose connections have their `execute` recorded."""
     original = sqlite3.Connection
 
     class RecordedConnection(original):

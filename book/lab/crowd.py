@@ -88,15 +88,15 @@ class Asker:
         self.socket.connect_ex(address)  # EINPROGRESS; what else it may be, SO_ERROR tells again
 
     def state(self):
-        """The state of its end, as TCP names it: SYN-SENT while nobody has let it in."""
+        """Return the state of its end, as TCP names it: SYN-SENT while nobody has let it in."""
         return kernel.state_of(self.socket)
 
     def retries(self):
-        """How often its SYN has been sent again. 0 as soon as it is connected."""
+        """Return how often its SYN has been sent again; 0 as soon as it is connected."""
         return kernel.tcp_info(self.socket, "retransmits")
 
     def waited(self):
-        """Seconds from its SYN until it was connected, or None."""
+        """Return the seconds from its SYN until it was connected, or None."""
         return None if self.connected is None else self.connected - self.began
 
     def close(self):

@@ -64,24 +64,24 @@ class Call:
 
     @property
     def returned(self):
-        """When it returned, or None."""
+        """Tell when it returned, or None."""
         return None if self.took is None else self.began + self.took
 
     @property
     def moved(self):
-        """How many bytes it has received or sent; None of a failure, and of another call."""
+        """Tell how many bytes it has received or sent; None of a failure, and of another call."""
         if isinstance(self.got, dict):
             return self.got.get("bytes")
         return self.got if self.name.startswith("send") else None
 
     @property
     def accepted(self):
-        """The descriptor that an accept has returned, or None."""
+        """Tell the descriptor that an accept has returned, or None."""
         return self.got[0]["fd"] if self.name == "accept" and self.got else None
 
     @property
     def watched(self):
-        """What the first epoll object watched after the call: {descriptor: mask in names}."""
+        """Tell what the first epoll object watched after the call: {descriptor: mask in names}."""
         return next(iter((self.interest or {}).values()), {})
 
 
@@ -172,13 +172,13 @@ class Run:
         self._began = time.monotonic()
 
     def talk(self, name, seconds=5):
-        """A Conversation with the server that will be in the recording, under that name."""
+        """Begin a Conversation with the server, which will be in the recording under that name."""
         talk = Conversation(self.server.address, name, seconds)
         self._talks.append(talk)
         return talk
 
     def asks(self, name):
-        """A client of that name asks and reads, in a thread: (its Conversation, the thread)."""
+        """Let a client of that name ask and read in a thread; return its Conversation and thread."""
         talk = self.talk(name)
         thread = threading.Thread(target=plain_get, args=[talk, self.server])
         thread.start()

@@ -72,9 +72,9 @@ PF_EXITING = 4  # include/linux/sched.h
 def still_there(pid, thread=None):
     """Turn what /proc says of a process or thread that has ended into a ProcessLookupError.
 
-    One that is about to end counts as ended, and so does a zombie. It may become one between two
-    looks, and to an ordinary user its files are closed from then on: not ours to look at is only
-    what is still alive.
+    A process that is about to end counts as ended, and so does a zombie. A process may become a
+    zombie while the block reads /proc, and its files are forbidden to an ordinary user from then
+    on: so a PermissionError counts only if the process is still alive.
     """
     try:
         if has_ended(pid, thread):
@@ -99,7 +99,7 @@ def has_ended(pid, thread=None):
 
 
 def stat(pid, thread=None):
-    """/proc/PID/task/TID/stat as words, proc(5), from the state on, which is its third field.
+    """Return /proc/PID/task/TID/stat as words, proc(5), from its third field, the state, on.
 
     Raises FileNotFoundError or ProcessLookupError when there is no trace of it left.
     """
@@ -129,12 +129,12 @@ def group(leader):
 
 
 def system_call(number):
-    """A system call's name on this machine, or its number where CALLS has none."""
+    """Name a system call of this machine by its number, or say the number where CALLS has none."""
     return CALLS.get(platform.machine(), {}).get(number, f"system call {number}")
 
 
 def blocked_in(pid, thread=None):
-    """What a thread (default: the main one) is blocked in: a Blocked, or None while it runs.
+    """Return what a thread (default: the main one) is blocked in: a Blocked; None while it runs.
 
     Raises ProcessLookupError when it has ended, PermissionError when it is not ours to look at.
     """
@@ -149,7 +149,7 @@ def blocked_in(pid, thread=None):
 
 
 def threads(pid):
-    """The threads of a process, the main one first, as numbers.
+    """Return the threads of a process, the main one first, as numbers.
 
     Raises ProcessLookupError when it has ended.
     """
@@ -204,7 +204,7 @@ def cpu_share(pid, seconds=0.25):
 
 
 def files(pid, kind):
-    """The open files of a kind (`socket`, `pipe`) of a process: {descriptor: inode}.
+    """Return the open files of a kind (`socket`, `pipe`) of a process: {descriptor: inode}.
 
     Raises ProcessLookupError when it has ended.
     """
@@ -219,13 +219,13 @@ def files(pid, kind):
 
 
 def descriptors(pid):
-    """How many descriptors a process has open. Raises ProcessLookupError when it has ended."""
+    """Count the descriptors that a process has open; raises ProcessLookupError if it has ended."""
     with still_there(pid):
         return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def memory(pid):
-    """Memory that a process alone has written to, in bytes: Private_Dirty, proc(5).
+    """Return the memory that a process alone has written to, in bytes: Private_Dirty, proc(5).
 
     Raises ProcessLookupError when it has ended.
     """
@@ -347,7 +347,7 @@ def _socket(row):
 
 
 def sockets(port=None, pid=None):
-    """The TCP sockets of this machine: all, those with a port at either end, those of a process.
+    """List TCP sockets of this machine: all, those with a port at either end, those of a process.
 
     Raises ProcessLookupError when the process has ended, OSError if the kernel does not answer.
     """
@@ -393,12 +393,12 @@ def find_socket(local, remote=None):
 
 
 def listeners():
-    """The sockets of this machine that listen."""
+    """List the sockets of this machine that listen."""
     return [_socket(row) for row in _rows(LISTEN)]
 
 
 def accept_queue(address):
-    """(clients waiting, limit) of a listening socket, whoever has it.
+    """Return (clients waiting, limit) of a listening socket, whoever has it.
 
     address: (host, port). Raises ConnectionRefusedError when nobody listens there, OSError when
     sock_diag(7) does not answer.
@@ -409,7 +409,7 @@ def accept_queue(address):
 
 
 def counter(name, group="TcpExt"):
-    """One of the counters of /proc/net/netstat, as `nstat -az` shows them: ListenOverflows.
+    """Return one of the counters of /proc/net/netstat, as `nstat -az` shows them: ListenOverflows.
 
     They are the whole machine's (its network namespace's), and only grow. Raises KeyError.
     """
@@ -431,7 +431,7 @@ INFO_FIELDS = {
 
 
 def tcp_info(sock, field):
-    """One field of TCP_INFO of one of our own sockets, by its name without `tcpi_`, tcp(7)."""
+    """Return a field of TCP_INFO of one of our own sockets, by its name without `tcpi_`, tcp(7)."""
     offset, form = INFO_FIELDS[field]
     size = offset + struct.calcsize(form)
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
@@ -439,12 +439,12 @@ def tcp_info(sock, field):
 
 
 def state_of(sock):
-    """The TCP state of one of our own sockets."""
+    """Return the TCP state of one of our own sockets."""
     return STATES[tcp_info(sock, "state")]
 
 
 def unread(sock):
-    """How many bytes one of our own sockets, of any kind, has received that were not read."""
+    """Count the bytes that one of our own sockets, of any kind, has received, and nobody read."""
     return _bytes(sock, termios.FIONREAD)
 
 
@@ -452,7 +452,7 @@ SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine numbers, of which the
 
 
 def drops(sock):
-    """How much one of our own sockets has dropped: a listening one, SYNs for want of room."""
+    """Count what one of our own sockets has dropped: a listening one, SYNs for want of room."""
     counts = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)
     return struct.unpack("=9I", counts)[-1]
 
@@ -461,7 +461,7 @@ SIOCOUTQNSD = 0x894B  # include/uapi/linux/sockios.h
 
 
 def not_sent(sock):
-    """How many bytes one of our own sockets has in its send buffer that were not sent even once."""
+    """Count the bytes in the send buffer of one of our own sockets that were not sent even once."""
     return _bytes(sock, SIOCOUTQNSD)
 
 
@@ -470,7 +470,7 @@ def _bytes(sock, question):
 
 
 def queues_of(sock):
-    """(unread, unsent) of one of our own sockets: bytes; of a listening one, waiting and limit."""
+    """Return (unread, unsent) bytes of one of our own sockets; of a listener (waiting, limit)."""
     if state_of(sock) == "LISTEN":
         return tcp_info(sock, "unacked"), tcp_info(sock, "sacked")
     return _bytes(sock, termios.FIONREAD), _bytes(sock, termios.TIOCOUTQ)
@@ -507,12 +507,12 @@ EVENTS = {
 
 
 def mask_names(mask):
-    """An epoll mask in names, `IN|RDHUP`; `-` for an empty one."""
+    """Say an epoll mask in names, `IN|RDHUP`; `-` for an empty one."""
     return "|".join(name for bit, name in EVENTS.items() if mask & bit) or "-"
 
 
 def registrations(pid, fd):
-    """What an epoll instance has on its list: (descriptor, mask, data, inode) of each entry.
+    """List what an epoll instance has on its list: (descriptor, mask, data, inode) each.
 
     From /proc/PID/fdinfo/FD, proc(5). A number may stand there twice: its first file may live on.
     """
@@ -522,12 +522,12 @@ def registrations(pid, fd):
 
 
 def interest_list(pid, fd):
-    """What an epoll instance watches, for what: {descriptor: mask}, epoll(7)."""
+    """Return what an epoll instance watches, for what: {descriptor: mask}, epoll(7)."""
     return {number: mask for number, mask, *_ in registrations(pid, fd)}
 
 
 def watched(pid):
-    """The interest list of a process that sleeps in epoll_wait, in names: ["IN|ERR|HUP", ...].
+    """Return the interest list of a process that sleeps in epoll_wait: ["IN|ERR|HUP", ...].
 
     Raises ValueError if it sleeps in something else, or not at all.
     """

@@ -37,7 +37,7 @@ def report(view):
 
 
 def _first(lines):
-    """The first of some lines, indented, and how many more there are."""
+    """Return the first of some lines, indented, and say how many more there are."""
     lines = list(lines)
     more = [f"and {len(lines) - LINES} more"] if len(lines) > LINES else []
     return [f"  {line}" for line in lines[:LINES] + more]

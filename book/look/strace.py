@@ -60,7 +60,7 @@ class Call:
 
     @property
     def error(self):
-        """The name of the error that it failed with, or None."""
+        """Name the error that it failed with, or None."""
         failed = -4096 < self.result < 0
         return errno.errorcode.get(-self.result, str(-self.result)) if failed else None
 
@@ -85,7 +85,7 @@ def memory(pid, address, size):
 
 
 def polled(pid, blocked):
-    """What a thread watches while it is blocked in poll() or select(): {descriptor: mask}.
+    """Return what a thread watches while it is blocked in poll() or select(): {descriptor: mask}.
 
     blocked: a kernel.Blocked. Raises OSError as memory().
     """
@@ -149,7 +149,7 @@ class _Tracer:
         return True
 
     def _look_for_a_stop(self):
-        """(signal, event) of a stop, () while there is none, None when the thread has ended."""
+        """Return (signal, event) of a stop, () if there is none, None if the thread has ended."""
         try:
             found = os.waitid(os.P_PID, self.thread, os.WSTOPPED | os.WNOHANG | WALL)
         except ChildProcessError:
@@ -178,7 +178,7 @@ class _Tracer:
 
 
 def _events(pid, name, arguments, result):
-    """What an epoll_wait returned, as (mask, data) each; of another call nothing."""
+    """Read what an epoll_wait returned, as (mask, data) each; of another call nothing."""
     if not name.startswith(("epoll_wait", "epoll_pwait")) or result <= 0:
         return ()
     layout = "=IQ" if platform.machine() == "x86_64" else "=I4xQ"  # packed on x86-64 alone

@@ -43,7 +43,7 @@ def count(number, thing):
 
 
 def _descriptor(name, arguments):
-    """The descriptor that a call is on, None if it is on none."""
+    """Return the descriptor that a call is on, None if it is on none."""
     return arguments[0] & 0xFFFFFFFF if name in ON_A_DESCRIPTOR else None
 
 
@@ -57,7 +57,7 @@ def where(view, blocked):
 
 
 def _waiting(view):
-    """What waits for the process: clients in accept queues, and bytes where it watches for them."""
+    """Say what waits for a process: clients in accept queues, and bytes that it watches for."""
     clients = sum({each.inode: each.socket.unread for each in view.listeners.values()}.values())
     watched = {watch.file.inode for watch in view.watches if watch.file}
     sockets = [each for each in view.sockets.values() if each.inode in watched and each.unread]
@@ -76,7 +76,7 @@ def _stopped(view):
 
 
 def _held_up(view):
-    """Clients wait, and every thread sleeps where it does not wait for them."""
+    """Tell that clients wait, and every thread sleeps where it does not wait for them."""
     waiting, guilty = _waiting(view), _guilty(view)
     if not waiting or not guilty:
         return
@@ -138,7 +138,7 @@ def _busy(view):
 
 
 def _call_and_outcome(view, call):
-    """In words that are the same for calls that say the same."""
+    """Describe a call in words that are the same for calls that say the same."""
     fd, name = _descriptor(call.name, call.arguments), call.name
     if call.error:
         hint = f" ({HINTS[call.error]})" if call.error in HINTS else ""
@@ -173,7 +173,7 @@ def _limits(view):
 
 
 def _neglected(view):
-    """What is wrong with single sockets, and was so at the window's beginning."""
+    """Tell what is wrong with single sockets, and was so at the window's beginning."""
     found, masks = collections.defaultdict(list), collections.Counter()
     for watch in view.watches:
         if watch.file:

@@ -37,7 +37,7 @@ class File:
 
     @property
     def unread(self):
-        """Bytes unread. The kernel counts an end of input as one, and it is none."""
+        """Count the bytes unread. The kernel counts an end of input as one, and it is none."""
         return max(self.socket.unread - (self.socket.state in ENDED), 0)
 
 
@@ -79,12 +79,12 @@ class View:
 
     @property
     def sockets(self):
-        """The Files of TCP sockets that do not listen, by descriptor."""
+        """Return the Files of TCP sockets that do not listen, by descriptor."""
         return {fd: file for fd, file in self.files.items() if file.socket and not file.listens}
 
     @property
     def watches(self):
-        """What anybody watches, by epoll, poll() or select()."""
+        """List what anybody watches, by epoll, poll() or select()."""
         return [*chain(*self.epolls.values(), *(each.watches for each in self.threads))]
 
 
@@ -140,7 +140,7 @@ def _read(pid, name):
 
 
 def _files(pid):
-    """The open files of a process: {descriptor: File}."""
+    """Return the open files of a process: {descriptor: File}."""
     rows, files = {row.inode: row for row in kernel.sockets()}, {}
     for fd in sorted(map(int, os.listdir(f"/proc/{pid}/fd"))):
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
@@ -158,7 +158,7 @@ def _files(pid):
 
 
 def _sample(pid):
-    """The time, the CPU time used, and {thread: (its CPU time, its state, its Blocked or None)}."""
+    """Return the time, the CPU time, and {thread: (its CPU time, state, Blocked or None)}."""
     threads, ticks = {}, os.sysconf("SC_CLK_TCK")
     for number in kernel.threads(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
@@ -171,7 +171,7 @@ def _sample(pid):
 
 
 def _threads(pid, samples, files):
-    """The Threads that are there at the end of the window."""
+    """Return the Threads that are there at the end of the window."""
     seconds, threads = samples[-1][0] - samples[0][0], []
     for number, (used, state, blocked) in samples[-1][2].items():
         seen = [sample[2].get(number, (used, "", None)) for sample in samples]
@@ -181,7 +181,7 @@ def _threads(pid, samples, files):
 
 
 def _polled(pid, number, blocked, files):
-    """What a thread watches in poll() or select(), as far as that can be read."""
+    """Return what a thread watches in poll() or select(), as far as that can be read."""
     with contextlib.suppress(OSError):
         masks = strace.polled(pid, blocked) if blocked else {}
         if (
@@ -192,7 +192,7 @@ def _polled(pid, number, blocked, files):
 
 
 def _epolls(pid, files):
-    """What each epoll instance watches: {descriptor: Watches}."""
+    """Return what each epoll instance watches: {descriptor: Watches}."""
     epolls = {}
     known = {(fd, file.inode) for fd, file in files.items()}
     for epoll in [fd for fd, file in files.items() if file.text == "eventpoll"]:

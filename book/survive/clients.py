@@ -50,7 +50,7 @@ class _Unclosed(io.BytesIO):
 
 
 def parse_answers(raw, method="GET"):
-    """The complete HTTP answers that raw bytes hold, as a list; what is not HTTP ends it."""
+    """Return the complete HTTP answers that raw bytes hold; what is not HTTP ends the list."""
     source, answers = _Unclosed(raw), []
     while source.tell() < len(raw):
         response = http.client.HTTPResponse(source, method=method)
@@ -123,11 +123,11 @@ class Conversation:
         return self.socket.fileno() < 0
 
     def state(self):
-        """The state of our end, as TCP names it."""
+        """Return the state of our end, as TCP names it."""
         return kernel.state_of(self.socket)
 
     def another(self):
-        """A second conversation with the same server; it ends when this one does."""
+        """Begin a second conversation with the same server; it ends when this one does."""
         other = Conversation(self.address, f"{self.name}, again", self.seconds)
         self.others.append(other)
         return other
@@ -175,7 +175,7 @@ class Conversation:
         return self.received
 
     def answers(self, method="GET"):
-        """The complete HTTP answers received so far."""
+        """Return the complete HTTP answers received so far."""
         return parse_answers(self.received, method)
 
     def half_close(self):
@@ -200,7 +200,7 @@ class Conversation:
 
 
 def pair():
-    """The two ends of a TCP connection over loopback, as sockets: the one accepted, its peer."""
+    """Make a TCP connection over loopback; return its two sockets: the accepted one, its peer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
         return listener.accept()[0], theirs
@@ -233,7 +233,7 @@ def drain(sock, amount):
 
 
 def outcome(call, *arguments):
-    """What a call returns, or the name of the error that it raises: "EAGAIN" and so on.
+    """Return what a call returns, or the name of the error that it raises: "EAGAIN" and so on.
 
     A deadline of the socket's own (settimeout) is "ETIMEDOUT", as a connection's is.
     """
