@@ -178,7 +178,7 @@ class Run:
         return talk
 
     def asks(self, name):
-        """Let a client of that name ask and read in a thread; return its Conversation and thread."""
+        """Let a client of that name ask in a thread; return its Conversation and the thread."""
         talk = self.talk(name)
         thread = threading.Thread(target=plain_get, args=[talk, self.server])
         thread.start()
