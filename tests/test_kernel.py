@@ -23,7 +23,7 @@ import pytest
 import lab
 from conftest import BOOK, ROOT
 from look import kernel
-from survive.clients import pair
+from survive.clients import pair, reset, vanish
 from survive.server import serve
 
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
@@ -77,6 +77,45 @@ def test_ipv6_addresses():
         address = listener.getsockname()[:2]
         assert kernel.find_socket(address).local[0] == "::1"
         assert kernel.accept_queue(address) == (0, 7)
+
+
+def test_sockets_of_ipv6_are_listed_with_the_others():
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        address = listener.getsockname()[:2]
+        with socket.create_connection(address) as talk:
+            ours = talk.getsockname()[:2]
+            found = {(row.state, row.local, row.remote) for row in kernel.sockets(address[1])}
+            assert found == {
+                ("LISTEN", address, ("::", 0)),
+                ("ESTABLISHED", ours, address),
+                ("ESTABLISHED", address, ours),
+            }
+            assert kernel.find_socket(ours, address).inode == os.fstat(talk.fileno()).st_ino
+            reset(listener.accept()[0])
+
+
+def test_one_socket_is_found_by_both_its_ends_or_as_the_one_that_listens():
+    """Between two addresses stands a connection, and never who listens for such."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        here = listener.getsockname()
+        with socket.create_connection(here) as talk, listener.accept()[0] as accepted:
+            there = talk.getsockname()
+            for found, sock in (
+                (kernel.find_socket(here), listener),
+                (kernel.find_socket(there, here), talk),
+                (kernel.find_socket(here, there), accepted),
+            ):
+                assert found.inode == os.fstat(sock.fileno()).st_ino
+            assert kernel.find_socket(there) is None
+            assert kernel.find_socket(here, ("127.0.0.1", 1)) is None
+            reset(talk)
+
+
+def test_one_that_listens_on_all_addresses_is_found_by_each():
+    with socket.create_server(("", 0), backlog=3) as listener:
+        port = listener.getsockname()[1]
+        found = kernel.find_socket(("127.0.0.1", port))
+        assert (found.local, found.limit) == (("0.0.0.0", port), 3)
 
 
 def test_nobody_listens_there():
@@ -596,3 +635,32 @@ def test_a_share_of_a_core_is_of_the_time_that_passed(monkeypatch):
     monkeypatch.setattr(kernel.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(kernel.time, "monotonic", lambda: next(passed))
     assert kernel.share_of_a_core(lambda: next(clock), 0.5) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("their_end", "our_state", "their_state"),
+    [
+        ("acknowledges", "FIN-WAIT-2", "CLOSE-WAIT"),
+        ("has vanished", "FIN-WAIT-1", "ESTABLISHED"),
+        ("has closed as well", "TIME-WAIT", "CLOSE"),
+        ("has closed and we vanish", "FIN-WAIT-2", "LAST-ACK"),
+    ],
+)
+def test_the_states_on_the_way_to_an_end(their_end, our_state, their_state):
+    """We send a FIN first; what becomes of either end depends on what the other one hears."""
+    ours, theirs = pair()
+    names = ours.getsockname(), ours.getpeername()
+    with ours, theirs:
+        if their_end == "has vanished":
+            vanish(theirs)
+        ours.shutdown(socket.SHUT_WR)
+        if "closed" in their_end:
+            lab.until(lambda: kernel.state_of(ours) == "FIN-WAIT-2")
+            if "we vanish" in their_end:
+                vanish(ours)
+            theirs.shutdown(socket.SHUT_WR)
+        lab.until(lambda: kernel.state_of(theirs) == their_state)
+        lab.until(lambda: kernel.find_socket(*names).state == our_state)
+        reset(theirs)
+        if our_state != "TIME-WAIT":
+            reset(ours)

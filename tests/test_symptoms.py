@@ -379,19 +379,20 @@ def test_the_busiest_thread_is_traced(monkeypatch):
     assert traced == [(1, 2)]
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.05, False), (0.06, True)])
+@pytest.mark.parametrize(("share", "told"), [(0.05, ""), (0.06, ", 0.06 of a core")])
 def test_a_report_tells_the_share_of_a_thread_that_is_busy(share, told):
-    assert (
-        "main 1: running, 0.06 of a core" in report.report(a_view(thread(None, share=share)))
-    ) == told
+    lines = report.report(a_view(thread(None, share=share))).splitlines()
+    assert f"  main 1: running{told}" in lines
 
 
-@pytest.mark.parametrize(("number", "more"), [(report.LINES, False), (report.LINES + 1, True)])
+@pytest.mark.parametrize(
+    ("number", "more"), [(report.LINES, []), (report.LINES + 1, ["  and 1 more"])]
+)
 def test_a_report_shows_so_many_lines_of_a_list(number, more):
     threads = [thread(WAITS, number=each) for each in range(1, number + 1)]
     lines = report.report(a_view(*threads)).splitlines()
     assert sum("asleep in epoll_wait(4)" in line for line in lines) == report.LINES
-    assert ("  and 1 more" in lines) == more
+    assert [line for line in lines if line.endswith(" more")] == more
 
 
 def test_a_report_of_everything():
