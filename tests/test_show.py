@@ -8,7 +8,7 @@ import pytest
 
 import lab
 from conftest import BOOK
-from lab import matrix, show
+from lab import matrix, notebooks, show
 from lab.recorder import Call, Client, Event, Recording
 from survive import awkward, rows, scene
 from survive.awkward import plain_get
@@ -194,4 +194,108 @@ def test_a_wide_matrix_has_signs_for_a_phone():
     legend = html[html.index('<p class="lab-signs">') :]
     assert all(f"{show.SIGNS[word]}&nbsp;{word}" in legend for word in words)
     few = show.matrix(verdicts, [row], columns[:4]).data
-    assert "lab-signs" not in few.partition("</style>")[2]
+    assert "lab-signs" not in few and "lab-wide" not in few
+
+
+def test_a_wide_matrix_says_how_many_columns_it_has():
+    """The stylesheet needs it: on a phone each takes its share of the width."""
+    columns = [matrix.Column(f"{n:02}_x", "x") for n in range(7)]
+    verdicts = {(rows.ROWS[0].name, column.label): Verdict("ok") for column in columns}
+    html = show.matrix(verdicts, rows.ROWS[:1], columns).data
+    assert html.startswith('<div class="lab-wide" style="--columns: 7">')
+
+
+@pytest.mark.parametrize("header", [["", "b"], ["a", ""]])
+def test_each_column_must_have_a_name(header):
+    with pytest.raises(ValueError, match="a column of this table has no name"):
+        show.table(header, [(1, 2)])
+
+
+def test_what_may_be_wider_than_the_page_can_be_scrolled_with_keys(tmp_path):
+    (tmp_path / "a.py").write_text("1\n")
+    (tmp_path / "b.py").write_text("2\n")
+    changed = show.difference(str(tmp_path / "a.py"), str(tmp_path / "b.py"))
+    for name, shown in (("Table", show.table(["a"], [(1,)])), ("What changed", changed)):
+        box = f'<div class="lab-scroll" tabindex="0" role="group" aria-label="{name}">'
+        assert shown.data.startswith(box)
+
+
+# One stylesheet for all of it.
+
+STYLES = show.STYLESHEET.read_text(encoding="utf-8")
+
+
+def selectors(styles):
+    """What a stylesheet's rules speak of: each selector on its own, and no at-rule."""
+    plain = re.sub(r"/\*.*?\*/", "", styles, flags=re.DOTALL)
+    heads = [head.strip() for head in re.findall(r"([^{};]+)\{", plain)]
+    return [
+        each.strip()
+        for head in heads
+        if not head.startswith("@")
+        for each in re.split(r",(?![^(]*\))", head)
+    ]
+
+
+def test_figures_tables_and_claims_bring_no_style(tmp_path):
+    def draw(figure, narrow):
+        figure.subplots().plot([1, 2])
+
+    shown = [
+        show.picture(draw, "a", "b"), show.table(["a"], [(1,)]), show.ledger(["a"], []),
+        lab.verdicts(1, 2), lab.verdicts(1, 2, brief=True), lab.by_chapter("holds"),
+        lab.list_defects("leaves"),
+    ]  # fmt: skip
+    assert not [each.data for each in shown if "<style" in each.data]
+
+
+@pytest.mark.parametrize("path", notebooks.notebooks(), ids=lambda path: path.stem)
+def test_a_notebook_holds_the_stylesheet_once_in_its_first_cell_and_it_is_todays(path):
+    codes = [cell for cell in notebooks.read(path).cells if cell.cell_type == "code"]
+    holders = [cell for cell in codes if "<style" in str(cell.outputs)]
+    assert holders == codes[:1] and "remove-cell" in codes[0].metadata.tags
+    (output,) = codes[0].outputs
+    assert output.data["text/html"] == show.stylesheet().data, "`make notebooks` stores today's"
+
+
+def test_a_notebooks_part_of_the_stylesheet_speaks_of_nothing_but_ours():
+    """Or JupyterLab would be dressed anew. The rest is of what JupyterLab does not have."""
+    ours = show.stylesheet().data.removeprefix("<style>").removesuffix("</style>")
+    assert len(selectors(ours)) > 40
+    dark = ':is([data-theme="dark"], [data-jp-theme-light="false"]) '
+    strange = [each for each in selectors(ours) if not each.removeprefix(dark).startswith(".lab-")]
+    assert not strange
+    assert STYLES.startswith(ours.strip()) and "html {" in STYLES
+
+
+def luminance(colour):
+    """How light a colour of the form #24784a is, from 0 to 1, as WCAG has it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one, other):
+    lights = sorted((luminance(one), luminance(other)))
+    return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+
+# What text stands on: a page, and what is set off from it.
+GROUNDS = {"light": ("#ffffff", "#f3f4f5"), "dark": ("#121212", "#29313d")}
+
+
+def test_contrast_is_what_wcag_says_it_is():
+    assert contrast("#000000", "#ffffff") == 21
+    assert round(contrast("#777777", "#ffffff"), 2) == 4.48
+
+
+@pytest.mark.parametrize("kind", ["good", "warn", "bad"])
+@pytest.mark.parametrize("theme", GROUNDS)
+def test_the_colours_of_verdicts_stand_out_from_every_ground(kind, theme):
+    start = "^" if theme == "light" else r'^:is\(\[data-theme="dark"\].*?\) '
+    rule = rf"{start}\.lab-{kind} \{{ color: (#[0-9a-f]{{6}}); \}}$"
+    (colour,) = re.findall(rule, STYLES, flags=re.MULTILINE)
+    for ground in GROUNDS[theme]:
+        assert contrast(colour, ground) >= 4.5, (colour, ground)

@@ -136,9 +136,9 @@ def verdicts(*numbers, place=False, brief=False):
     """
     known, proven = claims(), proofs()
     if brief:
-        return HTML(show.CSS + _folded([known[number] for number in numbers], proven, " more"))
+        return HTML(_folded([known[number] for number in numbers], proven, " more"))
     cards = "".join(_card(known[number], proven.get(number), place) for number in numbers)
-    return HTML(show.CSS + cards)
+    return HTML(cards)
 
 
 def by_chapter(*words):
@@ -154,7 +154,7 @@ def by_chapter(*words):
             name = html.escape(notebooks.title(path))
             parts.append(f"<p>{show.link(path.stem, f'{int(path.stem[:2])}. {name}')}</p>")
             parts.append(_folded(mine, proven))
-    return HTML(show.CSS + "".join(parts))
+    return HTML("".join(parts))
 
 
 def list_defects(kind):
@@ -170,7 +170,7 @@ def list_defects(kind):
             f'<li value="{defect.number}">{html.escape(defect.what)} '
             f"<small>{of} [{number}]</small>{left}</li>"
         )
-    return HTML(f'{show.CSS}<ol class="lab-defects">{"".join(lines)}</ol>')
+    return HTML(f'<ol class="lab-defects">{"".join(lines)}</ol>')
 
 
 def _programs(which):

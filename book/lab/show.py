@@ -5,13 +5,18 @@ It is black on nothing; where the page is dark, a filter inverts it and turns th
 one picture does for the book and JupyterLab, light and dark, and reads in any viewer that shows
 HTML. Whatever a figure says in its title and its alternative text must be true on every run:
 nbval compares those, and leaves the picture alone.
+
+How all this looks says one stylesheet, book/_static/book.css. The site loads it, a notebook's first
+cell prints it for JupyterLab, and no figure or table brings a style of its own.
 """
 
 import base64
 import difflib
 import html
 import io
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from IPython.display import HTML
@@ -48,43 +53,18 @@ STYLE = {
     "font.family": ["DejaVu Sans", "sans-serif"],
 }
 
-CSS = """<style>
-.lab-figure{margin:1em 0;padding:0}
-.lab-figure figcaption{font-weight:600;margin:0 0 .4em;text-align:left}
-.lab-figure img{width:100%;max-width:740px;height:auto;background:none}
-[data-theme=dark] .lab-figure img,[data-jp-theme-light=false] .lab-figure img
-{filter:invert(1) hue-rotate(180deg)}
-.lab-scroll{overflow-x:auto}
-.lab-diff{line-height:1.35;padding:.6em 0}
-.lab-diff span{display:block;padding:0 .8em;min-width:max-content}
-.lab-diff .plus{background:rgba(46,160,67,.18)}
-.lab-diff .minus{background:rgba(248,81,73,.18)}
-.lab-diff .place{opacity:.55}
-.lab-pill{border-radius:1em;padding:.1em .6em;font-size:.85em;white-space:nowrap;
-border:1px solid currentColor}
-.lab-good{color:#2b8a57}.lab-bad{color:#d1435b}.lab-warn{color:#c07a15}.lab-none{opacity:.6}
-.lab-claim{margin:.8em 0;padding-left:.8em;border-left:3px solid rgba(128,128,128,.35)}
-.lab-claim p{margin:.1em 0}
-.lab-marks td,.lab-marks th{padding:.25em .2em !important;vertical-align:top}
-.lab-marks td:first-child{overflow-wrap:anywhere}
-.lab-marks small{font-size:.8em}
-.lab-marks :is(td,th):not(:first-child){text-align:center !important}
-.lab-dots td:not(:first-child){white-space:nowrap;letter-spacing:.15em}
-.lab-dots b{color:#2f6db5}.lab-dots i{opacity:.45;font-style:normal}
-.lab-defects li{margin:.5em 0}
-.lab-signs{display:none}
-@media (max-width:600px){
-.lab-matrix :is(td,th){padding:.3em .14em !important}
-.lab-matrix td:first-child{font-size:.8em;line-height:1.25;max-width:5.2em}
-.lab-matrix th{font-size:.7em}
-.lab-matrix :is(td,th):not(:first-child){text-align:center !important}
-.lab-matrix .lab-pill{font-size:0;border:none;padding:0}
-.lab-matrix .lab-pill::before{content:attr(data-sign);font-size:15px;font-weight:600}
-.lab-matrix a{text-decoration:none}
-.lab-signs{display:block;font-size:.85em}
-}
-.lab-marks th small{writing-mode:vertical-rl;transform:rotate(180deg)}
-</style>"""
+STYLESHEET = Path(__file__).resolve().parent.parent / "_static" / "book.css"
+BORDER = re.compile(r"^/\* -+ the border\b", re.MULTILINE)  # what follows is for the site alone
+
+
+def stylesheet():
+    """Return what dresses figures and tables in JupyterLab: the stylesheet down to its border.
+
+    A notebook's first cell ends in this call. It is not done by the import, which a kernel does
+    once: a reader who runs that cell again would lose what it has printed.
+    """
+    rules = BORDER.split(STYLESHEET.read_text(encoding="utf-8"))[0]
+    return HTML(f"<style>\n{rules.strip()}\n</style>")
 
 
 def _svg(draw, width, height):
@@ -105,7 +85,7 @@ def picture(draw, title, alt, height=3.0, narrow_height=None):
     """
     wide, narrow = _svg(draw, WIDE, height), _svg(draw, NARROW, narrow_height or height)
     return HTML(
-        f'{CSS}<figure class="lab-figure"><figcaption>{html.escape(title)}</figcaption><picture>'
+        f'<figure class="lab-figure"><figcaption>{html.escape(title)}</figcaption><picture>'
         f'<source media="(max-width: 600px)" srcset="{narrow}">'
         f'<img class="dark-light" src="{wide}" alt="{html.escape(alt)}"></picture></figure>'
     )
@@ -114,9 +94,12 @@ def picture(draw, title, alt, height=3.0, narrow_height=None):
 def table(header, rows, kind=""):
     """A table of text; a cell that is already HTML stands as it is.
 
-    kind: how it looks. "marks": all columns but the first hold a mark or two, and fit a phone;
-    "dots": the ledger's; "matrix": verdicts, which a phone shows as signs.
+    Raises ValueError where a column has no name: nobody could say what stands in it. kind: how it
+    looks. "marks": all columns but the first hold a mark or two, and fit a phone; "dots": the
+    ledger's; "matrix": verdicts, which a narrow page shows as signs.
     """
+    if not all(header):
+        raise ValueError(f"a column of this table has no name: {header}")
 
     def text(cell):  # a mask of many names may be broken at any bar
         if isinstance(cell, HTML):
@@ -128,9 +111,14 @@ def table(header, rows, kind=""):
 
     look = f"lab-table lab-{kind}" if kind else "lab-table"
     body = "".join(line("td", cells) for cells in rows)
+    head = f"<thead>{line('th', header)}</thead>"
+    return _scrolled("Table", f'<table class="{look}">{head}<tbody>{body}</tbody></table>')
+
+
+def _scrolled(name, inside):
+    """Wrap what may be wider than the page in a box that a keyboard, too, can scroll."""
     return HTML(
-        f'{CSS}<div class="lab-scroll"><table class="{look}"><thead>{line("th", header)}</thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="lab-scroll" tabindex="0" role="group" aria-label="{name}">{inside}</div>'
     )
 
 
@@ -166,7 +154,7 @@ def difference(old, new):
                 shown += [("minus", "- " + line) for line in texts[0][old_from:old_to]]
                 shown += [("plus", "+ " + line) for line in texts[1][new_from:new_to]]
     lines = "".join(f'<span class="{kind}">{html.escape(text)}</span>' for kind, text in shown)
-    return HTML(f'{CSS}<div class="lab-scroll"><pre class="lab-diff">{lines}</pre></div>')
+    return _scrolled("What changed", f'<pre class="lab-diff">{lines}</pre>')
 
 
 # The colours of what fills a time in a timeline: of the calls that the server sleeps in, and of
@@ -273,30 +261,35 @@ def timeline(recording, title, alt, margin=0.04):
     recording: a Recording. margin: of the time shown, what is left free at either end.
     """
     shown = lanes(recording)
+
+    def draw(figure, narrow):
+        draw_lanes(figure, shown, margin, columns=2 if narrow else 5)
+
+    return picture(draw, title, alt, 0.42 * len(shown) + 1.3)
+
+
+def draw_lanes(figure, shown, margin=0.04, columns=5):
+    """Draw Lanes on a matplotlib Figure, and below them, in columns, what their colours mean."""
     clients = [lane for lane in shown if not lane.is_server]
     start, end = min(lane.start for lane in clients), max(lane.end for lane in clients)
     space = margin * (end - start)
-
-    def draw(figure, narrow):
-        axes = figure.subplots()
-        legend = {}  # label: handle, of what must be explained
-        for place, lane in enumerate(shown):
-            axes.text(start - space, -place + 0.2, lane.name, va="bottom", fontweight="bold")
-            _draw_lane(axes, -place, lane, legend)
-        axes.set(xlim=(start - space, end + space), ylim=(0.4 - len(shown), 0.75))
-        axes.set(yticks=[], xlabel="seconds")
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x")
-        axes.set_axisbelow(True)
-        figure.legend(
-            handles=legend.values(),
-            loc="outside lower center",
-            ncols=2 if narrow else min(len(legend), 5),
-            columnspacing=1,
-            handletextpad=0.5,
-        )
-
-    return picture(draw, title, alt, 0.42 * len(shown) + 1.3)
+    axes = figure.subplots()
+    legend = {}  # label: handle, of what must be explained
+    for place, lane in enumerate(shown):
+        axes.text(start - space, -place + 0.2, lane.name, va="bottom", fontweight="bold")
+        _draw_lane(axes, -place, lane, legend)
+    axes.set(xlim=(start - space, end + space), ylim=(0.4 - len(shown), 0.75))
+    axes.set(yticks=[], xlabel="seconds")
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+    figure.legend(
+        handles=legend.values(),
+        loc="outside lower center",
+        ncols=min(len(legend), columns),
+        columnspacing=1,
+        handletextpad=0.5,
+    )
 
 
 def _draw_lane(axes, y, lane, legend):
@@ -379,7 +372,7 @@ def pill(word, kind, sign=""):
 def matrix(verdicts, rows=None, columns=None):
     """Make the survival matrix: verdicts as matrix.survey() gives them, linked to their chapters.
 
-    One of many columns shows signs on a phone, and what they mean below it.
+    One of many columns shows signs where the page is narrow, and what they mean below it.
     """
     rows, columns = rows or ROWS, columns or COLUMNS
     header = ["the client", *(HTML(link(c.chapter, c.label)) for c in columns)]
@@ -396,7 +389,11 @@ def matrix(verdicts, rows=None, columns=None):
         return table(header, cells)
     words = {verdict.word for verdict in verdicts.values()}
     legend = " · ".join(f"{sign}&nbsp;{word}" for word, sign in signs.items() if word in words)
-    return HTML(f'{table(header, cells, kind="matrix").data}<p class="lab-signs">{legend}</p>')
+    wide = table(header, cells, kind="matrix").data
+    return HTML(
+        f'<div class="lab-wide" style="--columns: {len(columns)}">{wide}'
+        f'<p class="lab-signs">{legend}</p></div>'
+    )
 
 
 def link(chapter, inside, anchor=""):
