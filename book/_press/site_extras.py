@@ -3,6 +3,8 @@
 - A cell with the tag `claim-42`, or `defect-7`, becomes the target of that name, for the links on
   the pages of the claims and of the defects.
 - Links in outputs lead to `NAME.ipynb`, which is right in JupyterLab; here they become pages.
+- The theme loads its icons twice: as a font, and as a script of 1.5 MB that draws each anew. The
+  pages do without the script.
 - The repository's address is not in the files: it comes from GitHub Actions or from git's remote,
   so that a fork's buttons lead to the fork. Without one there are no such buttons.
 """
@@ -11,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 from docutils import nodes
 
@@ -66,8 +69,22 @@ def add_address(app, config):
         }
 
 
+def leave_out_icon_script(app, exception):
+    """Take the script that draws icons out of the built pages; the font shows them all the same."""
+    if exception or app.builder.format != "html":
+        return
+    script = re.compile(r"<script[^>]*/fontawesome\.js[^>]*></script>")
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        if (without := script.sub("", text)) != text:
+            page.write_text(without, encoding="utf-8")
+    for file in Path(app.outdir, "_static", "scripts").glob("fontawesome.js*"):
+        file.unlink()
+
+
 def setup(app):
     app.connect("config-inited", add_address)
+    app.connect("build-finished", leave_out_icon_script)
     app.connect("doctree-read", name_findings)
     app.connect("doctree-resolved", lead_to_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
