@@ -1,8 +1,12 @@
 """What a process prints: read as it comes, its beginning kept, and given up when asked to."""
 
+import fcntl
 import os
+import struct
+import termios
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,3 +115,38 @@ def test_closing_waits_for_the_end_of_both_but_not_for_ever():
             os.write(write_end, b"x")
         os.close(write_end)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_closing_waits_for_the_thread_that_reads(monkeypatch):
+    """That needs a moment to note when all had ended."""
+
+    def noted_late():
+        time.sleep(0.3)  # of the reader: whoever does not wait for it is through by then
+        return 1.0
+
+    pipes = [os.pipe() for _ in range(2)]
+    for _, write_end in pipes:
+        os.close(write_end)
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=noted_late))
+    ours = Console(*(os.fdopen(read_end, "rb", 0) for read_end, _ in pipes), "output of a test")
+    ours.close()
+    assert ours.ended_at == 1.0
+
+
+def test_what_comes_while_a_stream_is_hung_up_is_not_read(streams):
+    """The reader is told of both at once: it must not read what it has just closed."""
+    ours, stdout, stderr = streams
+
+    def is_read():
+        return not struct.unpack("i", fcntl.ioctl(stdout, termios.FIONREAD, b"\0" * 4))[0]
+
+    with ours._news:
+        stdout.write(b"first")
+        lab.until(is_read)  # now the reader waits for us, to keep it
+        ours._unwanted.add("stdout")
+        os.eventfd_write(ours._hang_up, 1)
+        stdout.write(b"second")
+    lab.until(lambda: "stdout" not in ours._open)
+    stderr.write(b"it reads on")
+    until_text(ours, "it reads on", "stderr")
+    assert ours.text() == "first"

@@ -375,8 +375,41 @@ def test_a_view_is_of_the_windows_end_and_remembers_its_beginning(monkeypatch):
         seen, shares = view._observe(os.getpid(), 1)
         new = seen.files.keys() - seen.earlier.keys()
         assert len(new) == 2 == len(shares), "one in the middle, one at the end"
-        assert {watch.fd for watch in seen.epolls[epoll.fileno()]} == new == seen.listeners.keys()
+        watches = seen.epolls[epoll.fileno()]
+        assert {watch.fd for watch in watches} == new == seen.listeners.keys()
+        assert all(watch.file == seen.files[watch.fd] for watch in watches)
         assert all(seen.files[fd].text.startswith("listening on 127.0.0.1:") for fd in new)
+
+
+def test_what_a_view_says_of_the_whole_process(monkeypatch):
+    """A tenth of a core in one half of a window, three tenths in the other."""
+    monkeypatch.setattr(view.time, "sleep", lambda seconds: None)
+    samples = iter([(10.0, 1.0, {}), (11.0, 1.1, {}), (12.0, 1.4, {})])
+    monkeypatch.setattr(view, "_sample", lambda pid: next(samples))
+    monkeypatch.setattr(view, "_threads", lambda *arguments: ())
+    seen, shares = view._observe(os.getpid(), 2)
+    assert shares == pytest.approx([0.1, 0.3]) and seen.share == pytest.approx(0.2)
+    status = Path("/proc/self/status").read_text()
+    assert seen.resident / 1024 == pytest.approx(
+        int(re.search(r"VmRSS:\s+(\d+)", status)[1]), rel=0.1
+    )
+    assert seen.descriptor_limit == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert seen.command.startswith("python") and seen.command.count("/python") == 0
+
+
+def test_the_share_of_a_thread_is_what_it_used_during_the_window(monkeypatch):
+    """One of them has come meanwhile: what it used before we saw it is not known."""
+    monkeypatch.setattr(view, "_polled", lambda *arguments: [])
+    asleep = kernel.Blocked("accept4", "inet_csk_accept", (3,) * 6)
+    samples = [
+        (10.0, 0, {1: (1.0, "S", asleep), 3: (0.0, "S", None)}),
+        (11.0, 0, {1: (1.0, "R", None)}),
+        (12.0, 0, {1: (1.5, "S", asleep), 2: (7.0, "R", None)}),
+    ]
+    assert view._threads(1, samples, {}) == (
+        (1, "S", 0.25, (asleep, None, asleep), []),
+        (2, "R", 0.0, (None, None, None), []),
+    )
 
 
 @pytest.mark.parametrize("then", [None, kernel.Blocked("poll", "do_poll", (1, 2, 3, 4, 5, 6))])
