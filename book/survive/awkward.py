@@ -221,11 +221,14 @@ def more_clients_than_descriptors(talk, server):
     def no_more():
         return kernel.descriptors(server.pid) >= limit
 
+    def has_reacted():  # it has let the newcomer in, or can't, or will not
+        return no_more() or not kernel.accept_queue(server.address)[0] or server.is_asleep()
+
     with contextlib.suppress(OSError):  # nobody listens any more
         for _ in range(2 * DESCRIPTORS):
             _until_let_in(talk.another())
             # One at a time: a short queue must not be full before the descriptors are gone.
-            until(lambda: no_more() or not kernel.accept_queue(server.address)[0], DELIVERY)
+            until(has_reacted, DELIVERY)
             if no_more():
                 talk.seconds = 0.05  # the others will find the queue full
     talk.close()
