@@ -389,7 +389,7 @@ def test_unread_bytes_of_any_kind_of_socket():
         theirs.close()
 
 
-def test_everything_that_has_ended_says_so_alike():
+def test_every_question_about_a_process_that_has_ended_has_the_same_answer():
     with serve(LOOP) as server:
         os.kill(server.pid, signal.SIGKILL)
         lab.until(lambda: kernel.has_ended(server.pid))

@@ -334,12 +334,20 @@ def test_the_command_line_needs_nothing_but_the_standard_library():
         assert "nothing wrong that can be seen from here" in done.stdout
 
 
-@pytest.mark.parametrize("words", [(), ("1", "2"), ("python",), ("-1",), ("0",), ("٣",)])
+@pytest.mark.parametrize(
+    "words", [(), ("1", "2"), ("python",), ("-1",), ("0",), ("٣",), ("1٣",), ("12345678",)]
+)
 def test_complaints_of_the_command_line(capsys, words):
     assert command.main(words) == 2
     captured = capsys.readouterr()
     assert not captured.out and "give the number of one process" in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_no_arguments_are_none_and_not_those_of_whoever_calls(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pytest", str(os.getppid())])
+    assert command.main([]) == 2
+    assert "give the number of one process" in capsys.readouterr().err
 
 
 def test_one_that_has_ended():

@@ -513,3 +513,17 @@ def test_the_cap_is_one_call_more_than_is_recorded(most, capped):
         plain_get(run.talk("only"), run.server)
         in_accept(run)
     assert len(calls(run)) == most and run.recording.capped == capped
+
+
+def test_the_word_that_tells_the_cap_may_come_in_two_pieces(tmp_path):
+    run = recorder.Run.__new__(recorder.Run)
+    run._file, run._looked_at, run._full = (tmp_path / "written").open("w+b", 0), 0, False
+    with run._file:
+        for piece, is_full in (
+            (b"", 0),
+            (b'{"begins": 9}\n{"ca', 0),
+            (b'pped"', 1),
+            (b": 50}\n", 1),
+        ):
+            run._file.write(piece)
+            assert run.is_full() == run.is_full() == is_full

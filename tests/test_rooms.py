@@ -139,6 +139,8 @@ def test_the_awkward_clients_are_listed_with_python_alone():
     lines = done.stdout.splitlines()
     assert [re.split("  +", line)[0] for line in lines] == [row.name for row in ROWS]
     assert all(re.search(r"  \S.*\.$", line) for line in lines), "what each does is said"
+    width = max(len(row.name) for row in ROWS)
+    assert {len(re.match(r".*?  +", line)[0]) for line in lines} == {width + 2}, "in a column"
 
 
 def test_what_survive_does_not_know_is_one_line_and_status_2():

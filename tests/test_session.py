@@ -2,11 +2,13 @@
 
 import os
 import stat
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 import lab
 from conftest import BOOK
@@ -107,6 +109,12 @@ def test_a_new_file_may_be_read_by_everybody_and_says_what_was_written(tmp_path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
+def test_it_is_written_beside_its_place(tmp_path, monkeypatch):
+    """To be moved it must be on the same disk, and /tmp may be on another."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    assert write_whole(tmp_path / "file.py", "whole").read_text() == "whole"
+
+
 def fail(*arguments):
     raise OSError("no room on the disk")
 
@@ -127,10 +135,13 @@ def test_a_text_that_cannot_be_written_leaves_nothing(tmp_path):
 
 
 @pytest.fixture
-def shells(run_folder, monkeypatch):
-    """Two real IPython shells, as a notebook's kernel has one: as it comes, and with our magic."""
-    monkeypatch.setenv("IPYTHONDIR", str(run_folder.parent / "ipython"))
-    own, ours = InteractiveShell(), InteractiveShell()
+def shells(run_folder):
+    """Two real IPython shells, as a notebook's kernel has one: as it comes, and with our magic.
+
+    They keep no history: it is a file in the home folder.
+    """
+    settings = Config({"HistoryManager": {"enabled": False}})
+    own, ours = InteractiveShell(config=settings), InteractiveShell(config=settings)
     session.add_magic(ours)
     return own, ours
 
