@@ -352,6 +352,7 @@ def test_a_build_tells_where_the_site_is_and_how_long_each_page_took(builder, ca
     told = capsys.readouterr().out
     assert re.search(r"^02_loop +3\.2 s\nintro +0\.5 s\nall, with the site +\d\.\d s$", told, re.M)
     assert told.splitlines()[-1] == f"Read it: {site / 'index.html'}"
+    assert (site / "look.pyz").is_file()
 
 
 def test_a_builder_that_fails_is_a_failure(builder, capsys):
@@ -389,6 +390,15 @@ def test_a_cell_that_failed_is_a_failure_and_its_last_lines_are_shown(builder, c
     told = capsys.readouterr().out.splitlines()
     assert told[-41:][:1] == ["02.err.log"] and "line 50" not in told
     assert told[-1] == "AssertionError: claim 9"
+
+
+def test_a_link_that_leads_nowhere_is_a_failure_and_one_to_the_single_file_is_not(builder, capsys):
+    builder(INDEX + "(site / 'index.html').write_text('<a href=look.pyz>one file</a>')")
+    build.build()
+    builder(INDEX + "(site / 'index.html').write_text('<a href=a.html>a page</a>')")
+    assert failure()
+    told = capsys.readouterr().out
+    assert told.endswith("once more:\nindex.html leads to a.html: there is no such file\n")
 
 
 def test_a_report_of_an_earlier_build_is_no_failure_of_this_one(builder):

@@ -2,7 +2,8 @@
 
 Jupyter Book ends with a status of 0 when a warning came from beside Sphinx, or when it has built
 nothing at all (2.x does). So the status alone is not believed: a build has failed, too, when it
-has warned of something, or has left no index.html.
+has warned of something, has left no index.html, or has links that lead nowhere: Sphinx does not
+see those that cells print.
 """
 
 import re
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from . import site_check
 from .archive import write_archive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,10 +29,12 @@ def build():
     forget(index, reports, archive)
     status, lines = _run_builder()
     complaints = [*warnings(lines), *failed_cells(reports)]
-    if status or complaints or not index.exists():
+    if built := index.exists():
+        write_archive(archive, "look")
+        complaints += site_check.complaints(site)
+    if status or complaints or not built:
         print("\nWhat was wrong, once more:", *complaints, sep="\n")
         sys.exit("The book was not built: see above.")
-    write_archive(archive, "look")
     print()
     for name, seconds in [*durations(lines), ("all, with the site", time.monotonic() - began)]:
         print(f"{name:24} {seconds:5.1f} s")
