@@ -527,3 +527,17 @@ def test_the_word_that_tells_the_cap_may_come_in_two_pieces(tmp_path):
         ):
             run._file.write(piece)
             assert run.is_full() == run.is_full() == is_full
+
+
+def test_what_a_call_calls_in_its_turn_is_not_recorded(serving):
+    """accept() on a listener with a timeout sets the new socket to block: its own affair."""
+    path = serving("""
+        def serve(listener):
+            listener.settimeout(5)
+            listener.accept()[0].close()
+    """)
+    with lab.record(path) as run:
+        run.talk("only")
+        run.server.wait()
+    names = [call.name for call in run.recording.calls()]
+    assert names[names.index("settimeout") :] == ["settimeout", "accept", "close"]
