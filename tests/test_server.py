@@ -585,18 +585,6 @@ def test_a_closed_console_is_a_broken_pipe(serving):
         assert server.last_words().startswith("BrokenPipeError")
 
 
-def test_until_says_what_it_waited_for():
-    with pytest.raises(TimeoutError, match="waited 0.01 s for a miracle"):
-        lab.until(lambda: False, 0.01, what="a miracle")
-
-
-@pytest.mark.parametrize(("count", "what"), [(None, "to rest$"), (7, "to rest with 7 sockets$")])
-def test_waiting_for_rest_says_what_it_waited_for(count, what):
-    with serve(LOOP) as server, server.paused(), lab.Conversation(server.address):
-        with pytest.raises(TimeoutError, match=f"waited 0.05 s for process {server.pid} {what}"):
-            lab.until_at_rest(server.pid, count, seconds=0.05)
-
-
 def test_waiting_for_output_that_never_comes():
     with (
         serve(LOOP) as server,
