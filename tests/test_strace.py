@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import select
 import struct
 
@@ -52,3 +53,21 @@ def test_memory_that_is_not_there_cannot_be_read():
         strace.memory(os.getpid(), 0, 8)
     text = ctypes.create_string_buffer(b"hello")
     assert strace.memory(os.getpid(), ctypes.addressof(text), 5) == b"hello"
+
+
+@pytest.mark.parametrize("number", [0, 1, strace.EVENTS, strace.EVENTS + 1])
+def test_the_first_events_that_an_epoll_wait_returned(number):
+    """From where the call was told to put them; struct epoll_event is packed on x86-64 alone."""
+    packed = "=IQ" if platform.machine() == "x86_64" else "=I4xQ"
+    events = [(select.EPOLLIN, 10 + each) for each in range(number)]
+    memory = ctypes.create_string_buffer(b"".join(struct.pack(packed, *each) for each in events))
+    arguments = 4, ctypes.addressof(memory), 100, 0, 0, 0
+    for name in ("epoll_wait", "epoll_pwait", "epoll_pwait2"):
+        found = strace._events(os.getpid(), name, arguments, number)
+        assert found == tuple(events[: strace.EVENTS])
+    assert strace._events(os.getpid(), "recvfrom", arguments, number) == ()
+
+
+def test_events_that_cannot_be_read_and_those_of_a_failure_are_none():
+    assert strace._events(os.getpid(), "epoll_wait", (4, 0, 100, 0, 0, 0), 1) == ()
+    assert strace._events(os.getpid(), "epoll_wait", (4, 0, 100, 0, 0, 0), -4) == ()
