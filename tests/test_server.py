@@ -16,7 +16,7 @@ import pytest
 
 import lab
 from conftest import BOOK
-from survive.console import KEPT_BYTES
+from survive.console import KEPT_BYTES, Console
 from survive.server import CPU_SECONDS, Server, ServerError, _limited, listens_at, serve
 
 LOOP = BOOK.parent / "code" / "02_request_loop.py"
@@ -76,7 +76,10 @@ def test_one_that_never_says_that_it_listens(write):
         serve(write("import time; time.sleep(60)\n"), seconds=0.3)
 
 
-@pytest.mark.parametrize("line", ["hello", "listening on nowhere", "listening on :x"])
+@pytest.mark.parametrize(
+    "line",
+    ["hello", "hello:80", "listening on nowhere", "listening on :x", "listening on 127.0.0.1:-1"],
+)
 def test_one_that_says_something_else(write, line):
     with pytest.raises(ServerError, match="should first print"):
         serve(write(f"print({line!r}, flush=True); import time; time.sleep(60)\n"))
@@ -110,6 +113,12 @@ def test_a_worker_may_be_who_listens():
     )
     with Server([sys.executable, "-c", program], listens_at(address)) as server:
         assert server.name.startswith("python") and len(server.pids()) == 2
+
+
+def test_one_that_listens_elsewhere_is_not_ready(serving):
+    path, port = serving("def serve(listener):\n    time.sleep(60)\n"), lab.free_port()
+    with pytest.raises(ServerError, match=f"does not listen on port {port} after 0.5 s"):
+        Server([sys.executable, path, "0"], listens_at(("127.0.0.1", port)), seconds=0.5)
 
 
 def test_one_that_never_listens_though_another_does():
@@ -583,6 +592,20 @@ def test_a_closed_console_is_a_broken_pipe(serving):
         with lab.Conversation(server.address):
             assert server.wait() == 1
         assert server.last_words().startswith("BrokenPipeError")
+
+
+def test_when_it_has_been_waited_for_all_that_it_wrote_has_been_read(serving, monkeypatch):
+    """The thread that reads is slow, and it has ended long before."""
+    take = Console._take
+
+    def take_late(self, *arguments):
+        time.sleep(0.2)
+        take(self, *arguments)
+
+    monkeypatch.setattr(Console, "_take", take_late)
+    with serve(serving("def serve(listener):\n    sys.exit('its last words')\n")) as server:
+        assert server.wait() == 1
+        assert server.last_words() == "its last words"
 
 
 def test_waiting_for_output_that_never_comes():
