@@ -14,6 +14,7 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 from nbformat import v4
 
+import lab
 from _press import archive, build, copies, execute, notebook_text, versions
 from conftest import BOOK, ROOT
 from lab import notebooks
@@ -447,6 +448,7 @@ def test_one_file_looks_at_a_process_with_python_alone(tmp_path):
     path = archive.write_archive(tmp_path / "look.pyz", "look")
     with subprocess.Popen(["sleep", "60"]) as sleeper:
         try:
+            lab.until_blocked(sleeper.pid, "clock_nanosleep")
             done = run_alone([sys.executable, "-I", path, str(sleeper.pid)], tmp_path)
         finally:
             sleeper.kill()
@@ -469,22 +471,34 @@ def run_alone(command, folder):
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
 
-def test_one_file_holds_the_sources_alone_and_is_the_same_each_time(tmp_path):
-    first = archive.write_archive(tmp_path / "first.pyz", "look")
-    assert archive.write_archive(tmp_path / "second.pyz", "look").read_bytes() == first.read_bytes()
+@pytest.fixture
+def rooms(tmp_path, monkeypatch):
+    """Two small packages in place of the book's; the first one's command ends with status 7."""
+    monkeypatch.setattr(archive, "ROOMS", tmp_path / "rooms")
+    for name in ("second", "first", "first/__pycache__"):
+        (tmp_path / "rooms" / name).mkdir(parents=True)
+    for name, text in {
+        "second/__init__.py": "STATUS = 7\n" + "# much the same\n" * 99,
+        "first/command.py": "from second import STATUS\n\n\ndef main():\n    return STATUS\n",
+        "first/__init__.py": "",
+        "first/notes.txt": "not for anybody else",
+        "first/__pycache__/command.cpython-311.pyc": "old",
+    }.items():
+        (tmp_path / "rooms" / name).write_text(text)
+    return tmp_path / "rooms"
+
+
+def test_one_file_holds_the_sources_alone_and_is_the_same_each_time(tmp_path, rooms):
+    first = archive.write_archive(tmp_path / "first.pyz", "first", "second")
+    os.utime(rooms / "first" / "command.py", (0, 0))
+    second = archive.write_archive(tmp_path / "second.pyz", "first", "second")
+    assert second.read_bytes() == first.read_bytes()
     with zipfile.ZipFile(first) as file:
-        entries = file.infolist()
-        names = [entry.filename for entry in entries]
-        text = file.read("look/kernel.py")
-    assert names == sorted(["__main__.py", *(f"look/{path.name}" for path in sources("look"))])
-    assert {(each.date_time, each.compress_type) for each in entries} == {
-        ((1980, 1, 1, 0, 0, 0), zipfile.ZIP_STORED)
-    }, "neither the checkout's dates nor what a compressor makes of it"
-    assert text == (BOOK / "look" / "kernel.py").read_bytes()
-
-
-def sources(room):
-    return (BOOK / room).glob("*.py")
+        names = ["__main__.py", "first/__init__.py", "first/command.py", "second/__init__.py"]
+        assert file.namelist() == names
+        assert file.read(names[2]) == (rooms / names[2]).read_bytes()
+        assert {each.compress_type for each in file.infolist()} == {zipfile.ZIP_STORED}
+    assert run_alone([sys.executable, "-I", first], tmp_path).returncode == 7
 
 
 # A notebook as text, for git.
@@ -634,6 +648,14 @@ def test_make_needs_neither_git_nor_a_checkout(make, checkout, without):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@needs_git
+def test_make_leaves_the_git_of_a_folder_above_alone(make, checkout):
+    run_in(checkout.parent, ["git", "init", "-q"])
+    before = (checkout.parent / ".git" / "config").read_text()
+    assert make(".venv/ready", uv=UV).returncode == 0
+    assert (checkout.parent / ".git" / "config").read_text() == before
+
+
 @pytest.fixture
 def git(checkout):
     """Run git in a folder of the copy, which is a checkout of its own; returns what it prints."""
@@ -655,11 +677,11 @@ def test_git_shows_a_changed_notebook_as_text(make, checkout, git):
     nbformat.write(notebook(stream("one\n"), shown(figure("<svg>1</svg>"))), path)
     git("add", "-A")
     git("commit", "-q", "-m", "a")
-    nbformat.write(notebook(stream("two\n"), shown(figure("<svg>2</svg>"))), path)
+    nbformat.write(notebook(stream("zwölf\n"), shown(figure("<svg>2</svg>"))), path)
     for folder in (".", "book"):
         diff = git("diff", folder=folder).splitlines()
         changed = [line for line in diff if re.match(r"[+-](?![+-])", line)]
-        assert changed == ["-> one", "+> two"]
+        assert changed == ["-> one", "+> zwölf"]
     assert "+> one" in git("log", "-p").splitlines()
 
 
