@@ -184,9 +184,8 @@ def _polled(pid, number, blocked, files):
     """Return what a thread watches in poll() or select(), as far as that can be read."""
     with contextlib.suppress(OSError):
         masks = strace.polled(pid, blocked) if blocked else {}
-        if (
-            masks and kernel.blocked_in(pid, number) == blocked
-        ):  # else that memory may mean anything
+        # If it sleeps elsewhere by now, what was read of its memory may mean anything.
+        if masks and kernel.blocked_in(pid, number) == blocked:
             return [Watch(fd, mask, files.get(fd)) for fd, mask in sorted(masks.items())]
     return []
 
