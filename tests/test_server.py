@@ -16,6 +16,7 @@ import pytest
 
 import lab
 from conftest import BOOK
+from look import kernel
 from survive.console import KEPT_BYTES, Console
 from survive.server import CPU_SECONDS, Server, ServerError, _limited, listens_at, serve
 
@@ -355,6 +356,16 @@ def test_the_cpu_time_is_that_of_all_its_processes(pre_forked):
     assert lab.kernel.cpu_time(pre_forked.pid) - of_the_first < 0.05
     lab.until(pre_forked.is_at_rest)
     assert pre_forked.cpu_share(0.05) == 0
+
+
+@pytest.mark.parametrize("question", ["is_asleep", "is_at_rest"])
+def test_what_all_its_processes_do_is_what_each_of_them_does(pre_forked, monkeypatch, question):
+    asked = getattr(pre_forked, question)
+    for awake in pre_forked.pids():
+        monkeypatch.setattr(kernel, question, lambda pid, awake=awake: pid != awake)
+        assert not asked()
+    monkeypatch.setattr(kernel, question, lambda pid: True)
+    assert asked()
 
 
 def test_it_is_not_at_rest_while_a_worker_is_not(pre_forked):
