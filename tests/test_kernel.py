@@ -82,7 +82,7 @@ def test_ipv6_addresses():
 def test_sockets_of_ipv6_are_listed_with_the_others():
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
         address = listener.getsockname()[:2]
-        with socket.create_connection(address) as talk:
+        with socket.create_connection(address) as talk, listener.accept()[0]:
             ours = talk.getsockname()[:2]
             found = {(row.state, row.local, row.remote) for row in kernel.sockets(address[1])}
             assert found == {
@@ -91,7 +91,7 @@ def test_sockets_of_ipv6_are_listed_with_the_others():
                 ("ESTABLISHED", address, ours),
             }
             assert kernel.find_socket(ours, address).inode == os.fstat(talk.fileno()).st_ino
-            reset(listener.accept()[0])
+            reset(talk)
 
 
 def test_one_socket_is_found_by_both_its_ends_or_as_the_one_that_listens():

@@ -358,6 +358,14 @@ def test_the_cpu_time_is_that_of_all_its_processes(pre_forked):
     assert pre_forked.cpu_share(0.05) == 0
 
 
+@pytest.mark.parametrize(("state", "stopped"), zip("TZXSRD", [True] * 3 + [False] * 3, strict=True))
+def test_all_are_stopped_when_each_is_or_has_ended(pre_forked, monkeypatch, state, stopped):
+    for pid in pre_forked.pids():
+        monkeypatch.setattr(kernel, "state", lambda *who, pid=pid: state if pid in who else "T")
+        assert pre_forked._is_stopped() == stopped
+    monkeypatch.undo()
+
+
 @pytest.mark.parametrize("question", ["is_asleep", "is_at_rest"])
 def test_what_all_its_processes_do_is_what_each_of_them_does(pre_forked, monkeypatch, question):
     asked = getattr(pre_forked, question)
