@@ -125,8 +125,14 @@ def test_a_port_that_was_torn_apart_is_hidden():
 
 
 def test_only_neighbours_of_one_name_become_one():
-    outputs = [stream("a\n"), stream("b\n", "stderr"), stream("c\n"), shown("d"), stream("e\n")]
+    outputs = [stream("a\n"), shown("d"), stream("e\n")]
     assert merged([], outputs) == outputs
+
+
+def test_what_comes_on_standard_error_is_told_and_never_stored():
+    outputs = [stream("a\n"), stream("b\n", "stderr"), stream("c\n"), stream("d\n", "stderr")]
+    assert execute.complaints(notebook(*outputs)) == ["b\n", "d\n"]
+    assert merged([], outputs) == [stream("a\nc\n")]
 
 
 def test_outputs_stay_and_get_new_counts_where_a_cell_was_inserted_above():
@@ -215,7 +221,7 @@ def test_notebooks_are_executed_and_written_only_when_something_has_changed(book
 def test_the_named_notebooks_are_executed_or_all(book, monkeypatch, named):
     write_chapter(book / "claims.ipynb", "1")
     executed = []
-    monkeypatch.setattr(execute, "run", lambda path: executed.append(path.stem))
+    monkeypatch.setattr(execute, "run", lambda path: executed.append(path.stem) or notebook())
     monkeypatch.setattr(execute, "store", lambda path, new, fresh: True)
     monkeypatch.setattr(execute, "store_picture", lambda: None)
     execute.execute(*named)

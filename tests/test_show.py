@@ -105,7 +105,8 @@ def test_the_matrix_links_faults_to_the_chapters_that_explain_them():
     html = show.matrix(verdicts, some, columns).data
     assert html.count("<tr>") == 4
     assert 'lab-good">ok</span></td>' in html
-    frozen = '<span class="lab-pill lab-bad">frozen</span>'
+    title = f'title="says nothing against {columns[0].label}: frozen"'
+    frozen = f'<span {title} class="lab-pill lab-bad">frozen</span>'
     assert f'<a href="02_request_loop.ipynb">{frozen}</a>' in html
 
 

@@ -39,7 +39,9 @@ def execute(*names, fresh=False):
             sys.exit(f"There is no notebook {name}; there are {', '.join(known)}.")
     for name in names or known:
         began = time.monotonic()
-        changed = store(known[name], run(known[name]), fresh)
+        new = run(known[name])
+        print(*complaints(new), sep="", end="")
+        changed = store(known[name], new, fresh)
         changes = "stored anew" if changed else "as it was"
         print(f"{name}: {time.monotonic() - began:.1f} s, {changes}")
     store_picture()
@@ -54,6 +56,15 @@ def run(path):
     where = {"metadata": {"path": str(BOOK)}}
     NotebookClient(new, timeout=120, kernel_name="python3", resources=where).execute()
     return new
+
+
+def complaints(notebook):
+    """Return what a notebook's cells have written to standard error, in pieces.
+
+    It is never stored, so that the tests and the build fail as long as there is any.
+    """
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output["text"] for output in outputs if output.get("name") == "stderr"]
 
 
 def store(path, new, fresh=False):
@@ -99,9 +110,12 @@ def _merge_outputs(old, new, sanitise, fresh):
 
 
 def _joined(outputs):
-    """Return a cell's outputs with the pieces of a stream that follow each other made one."""
+    """Return a cell's outputs with the pieces of a stream that follow each other made one.
+
+    What came on standard error is left out.
+    """
     joined = []
-    for output in outputs:
+    for output in [output for output in outputs if output.get("name") != "stderr"]:
         last = joined[-1] if joined else {}
         if output["output_type"] == "stream" and last.get("name") == output["name"]:
             joined[-1] = nbformat.from_dict({**last, "text": last["text"] + output["text"]})

@@ -4,6 +4,10 @@ What a cell is and how it is judged is survive's; here are the book's own column
 explains each row, and the exercises' checks, which play rows against a reader's own file.
 """
 
+import html
+import json
+import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -64,7 +68,6 @@ class Column:
         return str(notebooks.write_program(self.chapter, self.path))
 
 
-
 COLUMNS = [
     Column(
         "01_one_request",
@@ -103,6 +106,26 @@ def survey(rows=None, columns=None, at_once=4):
     with ThreadPoolExecutor(at_once) as pool:
         names = [(row.name, column.label) for row, column in cells]
         return dict(zip(names, pool.map(lambda cell: judge(*cell), cells), strict=True))
+
+
+def stored():
+    """Return the verdicts that the matrix's page has stored, {(row name, column label): word}."""
+    cells = notebooks.cells(notebooks.BOOK / "survival.ipynb")
+    outputs = json.dumps([cell.get("outputs") for cell in cells], ensure_ascii=False)
+    found = re.findall(r'title=\\"([^"]+) against ([^"]+): ([^"]+)\\"', outputs)
+    return {(html.unescape(client), server): word for client, server, word in found}
+
+
+def compare(verdicts):
+    """Say on standard error which verdicts differ from the stored ones, and why, a line for each.
+
+    An output on standard error fails the tests and the build, and is never stored.
+    """
+    known = stored()
+    for (client, server), verdict in verdicts.items():
+        if verdict.word != known.get((client, server)):
+            was = known.get((client, server), "nothing")
+            print(f"{client} against {server}: stored {was}, seen {verdict}", file=sys.stderr)
 
 
 def check(name, client, *more, **traits):

@@ -363,10 +363,15 @@ SIGNS = {
 }  # fmt: skip
 
 
-def pill(word, kind, sign=""):
-    """A verdict as HTML. kind: good, warn, bad or none. sign: what a phone may show instead."""
+def pill(word, kind, sign="", title=""):
+    """Make the HTML of a verdict.
+
+    kind: good, warn, bad or none. sign: what a phone may show instead. title: what a pointer that
+    rests on it is told.
+    """
     sign = f'data-sign="{sign}" ' if sign else ""
-    return f'<span {sign}class="lab-pill lab-{kind}">{html.escape(word)}</span>'
+    title = f'title="{html.escape(title)}" ' if title else ""
+    return f'<span {sign}{title}class="lab-pill lab-{kind}">{html.escape(word)}</span>'
 
 
 def matrix(verdicts, rows=None, columns=None):
@@ -380,7 +385,8 @@ def matrix(verdicts, rows=None, columns=None):
 
     def cell(row, column):
         word = verdicts[row.name, column.label].word
-        shown = pill(word, KINDS.get(word, "bad"), signs.get(word, ""))
+        title = f"{row.name} against {column.label}: {word}"
+        shown = pill(word, KINDS.get(word, "bad"), signs.get(word, ""), title)
         chapter = None if word in KINDS else EXPLAINED_IN.get(row.name)
         return HTML(link(chapter, shown) if chapter else shown)
 

@@ -27,9 +27,8 @@ def _cork(talk):
 
 def _until_read(talk, seconds):
     """Wait until the server has read all that has reached it, or is gone; or so many seconds."""
-    ends = talk.socket.getpeername(), talk.socket.getsockname()  # as the server has them
     with contextlib.suppress(TimeoutError):
-        until(lambda: not (end := kernel.find_socket(*ends)) or not end.unread, seconds)
+        until(lambda: not (end := kernel.find_socket(*talk.ends)) or not end.unread, seconds)
 
 
 def _until_let_in(talk):
@@ -37,10 +36,9 @@ def _until_let_in(talk):
 
     Our end is so as soon as we have our answer, and the server's when it has ours.
     """
-    ends = talk.socket.getpeername(), talk.socket.getsockname()
 
     def let_in():
-        end = kernel.find_socket(*ends)
+        end = kernel.find_socket(*talk.ends)
         return end.state != "SYN-RECV" if end else talk.state() != "ESTABLISHED"
 
     until(let_in, DELIVERY, "a client to be let in")
@@ -48,11 +46,10 @@ def _until_let_in(talk):
 
 def _send_and_wait(talk, data):
     """Send the first data to a stopped server, and wait until all of it has arrived."""
-    ends = talk.socket.getpeername(), talk.socket.getsockname()
     talk.send(data)
 
     def is_there():
-        end = kernel.find_socket(*ends)
+        end = kernel.find_socket(*talk.ends)
         return end and end.unread == len(data)
 
     until(is_there, DELIVERY, "data to arrive")
@@ -64,9 +61,8 @@ def _reset_and_wait(talk):
     A busy machine hands segments on in a thread of the kernel's (ksoftirqd), perhaps later than
     what we do next.
     """
-    ends = talk.socket.getpeername(), talk.socket.getsockname()
     talk.reset()
-    until(lambda: not kernel.find_socket(*ends), DELIVERY, "a reset to arrive")
+    until(lambda: not kernel.find_socket(*talk.ends), DELIVERY, "a reset to arrive")
 
 
 def plain_get(talk, server):

@@ -103,7 +103,9 @@ class Conversation:
         self._pour = None
         began = time.monotonic()
         self.socket = socket.create_connection(address, timeout=seconds)
-        self.port = self.socket.getsockname()[1]  # our own: the kernel's tables know us by it
+        local = self.socket.getsockname()
+        self.port = local[1]  # our own: the kernel's tables know us by it
+        self.ends = address, local  # as the server has them; a socket that was reset forgets them
         self.events.append((began, "calls", 0))
         self.note("connected")
 
