@@ -4,6 +4,7 @@ import socket
 import struct
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -484,3 +485,60 @@ def test_a_send_buffer_that_was_filled_stays_full():
 
 def test_an_answer_in_words():
     assert str(clients.Answer(200, {}, b"caf\xc3\xa9 \xff")) == "200 'café \\\\xff'"
+
+
+def test_reading_all_waits_for_each_piece_only_as_long_as_is_left(monkeypatch):
+    """And the conversation's deadline is its own again afterwards."""
+    now, timeouts = iter([0, 1, 2, 4, 9]), []
+
+    def receive(self):
+        timeouts.append(self.socket.gettimeout())
+        return b"x"
+
+    with Listener() as listener, Conversation(listener.address, seconds=5) as talk:
+        with monkeypatch.context() as patched:
+            patched.setattr(Conversation, "receive", receive)
+            patched.setattr(clients, "time", SimpleNamespace(monotonic=lambda: next(now)))
+            talk.read_all()
+        assert timeouts == [4, 3, 1] and talk.socket.gettimeout() == 5
+
+
+def test_nobody_has_ended_while_there_is_data_and_a_reset_stays_one():
+    with Listener() as listener, Conversation(listener.address) as talk:
+        connection, _ = listener.socket.accept()
+        connection.sendall(b"data")
+        assert (talk.receive(), talk.ended) == (b"data", None)
+        clients.reset(connection)
+        assert (talk.receive(), talk.ended) == (b"", "reset")
+        assert (talk.receive(), talk.ended) == (b"", "reset"), "the kernel tells it once"
+
+
+def test_a_conversation_calls_before_it_is_connected(monkeypatch):
+    connect = socket.create_connection
+
+    def slowly(*arguments, **keywords):
+        time.sleep(0.05)
+        return connect(*arguments, **keywords)
+
+    monkeypatch.setattr(socket, "create_connection", slowly)
+    with Listener() as listener, Conversation(listener.address) as talk:
+        (calls, _, _), (connected, _, _) = talk.events
+        assert connected - calls >= 0.05
+
+
+def test_filling_goes_on_until_nothing_is_taken():
+    """The kernel moves what it has taken on, and has room again."""
+    takes = iter([10, None, 5, None, None, "too often"])
+
+    def send(data):
+        if (taken := next(takes)) is None:
+            raise BlockingIOError
+        return taken
+
+    clients.fill(SimpleNamespace(setsockopt=lambda *option: None, send=send))
+    assert next(takes) == "too often"
+
+
+def test_names_of_headers_are_in_lower_case():
+    (answer,) = parse_answers(b"HTTP/1.0 200 OK\r\nX-One: A\r\nCONTENT-length: 2\r\n\r\nhi")
+    assert answer.headers == {"x-one": "A", "content-length": "2"}

@@ -1,5 +1,7 @@
 """What a visit costs, against servers whose calls and CPU time are known."""
 
+import contextlib
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -150,3 +152,24 @@ def test_the_least_of_each_servers_turns_is_taken(monkeypatch):
     servers = [SimpleNamespace(pid=pid, address=pid) for pid in (1, 2)]
     assert cost.cpu_per_request(*servers, requests=2, turns=3) == [1, 10]
     assert asked == [1, 1, 2, 2] * 3, "in turns"
+
+
+def test_visits_at_once_all_ask_before_the_server_goes_on(monkeypatch):
+    did, at_rest = [], []
+
+    @contextlib.contextmanager
+    def paused():
+        did.append("stopped")
+        yield
+        did.append("goes on")
+
+    def talk(name):
+        steps = {each: partial(did.append, f"{name} {each}") for each in ("read_all", "close")}
+        return SimpleNamespace(send=lambda data: did.append(f"{name} asks"), **steps)
+
+    monkeypatch.setattr(cost.kernel, "sockets", lambda pid: [1, 2, 3])
+    monkeypatch.setattr(cost, "until_at_rest", lambda *what: at_rest.append(what))
+    cost.visits_at_once(SimpleNamespace(pid=1, paused=paused), talk, 2)
+    assert did[:4] == ["stopped", "client 0 asks", "client 1 asks", "goes on"]
+    assert sorted(did[4:6]) == ["client 0 read_all", "client 1 read_all"] and len(did) == 8
+    assert at_rest == [(1, 3)]

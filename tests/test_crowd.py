@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -103,3 +104,17 @@ def test_the_least_that_is_needed_is_enough(monkeypatch, allowed, enough):
     monkeypatch.setattr(crowd.kernel, "allow_descriptors", lambda: allowed)
     with contextlib.nullcontext() if enough else pytest.raises(OSError, match="needs 1100"):
         assert crowd.within_limit(10_000) == 1000
+
+
+def test_a_crowd_may_be_larger_than_our_own_limit_and_has_a_group_of_its_own(serving):
+    """Jupyter's interrupt goes to a whole group; the limit is raised as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serve(serving(HOLDS)) as server:
+        lab.kernel.allow_descriptors(server.pid)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+        try:
+            with lab.Crowd(server.address, 150) as many:
+                lab.until(lambda: established(server) == 150)
+                assert os.getpgid(many.process.pid) == many.process.pid
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

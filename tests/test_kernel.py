@@ -81,16 +81,18 @@ def test_ipv6_addresses():
 
 def test_sockets_of_ipv6_are_listed_with_the_others():
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
-        address = listener.getsockname()[:2]
-        with socket.create_connection(address) as talk, listener.accept()[0]:
-            ours = talk.getsockname()[:2]
-            found = {(row.state, row.local, row.remote) for row in kernel.sockets(address[1])}
-            assert found == {
-                ("LISTEN", address, ("::", 0)),
-                ("ESTABLISHED", ours, address),
-                ("ESTABLISHED", address, ours),
-            }
-            assert kernel.find_socket(ours, address).inode == os.fstat(talk.fileno()).st_ino
+        there = listener.getsockname()[:2]
+        with socket.create_connection(there) as talk, listener.accept()[0] as accepted:
+            here = talk.getsockname()[:2]
+            found = {row.inode: row for row in kernel.sockets(there[1])}
+            ours = [found[os.fstat(each.fileno()).st_ino] for each in (listener, talk, accepted)]
+            seen = [(each.state, each.local, each.remote) for each in ours]
+            assert seen == [
+                ("LISTEN", there, ("::", 0)),
+                ("ESTABLISHED", here, there),
+                ("ESTABLISHED", there, here),
+            ]
+            assert kernel.find_socket(here, there) == ours[1]
             reset(talk)
 
 

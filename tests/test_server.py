@@ -358,7 +358,10 @@ def test_the_cpu_time_is_that_of_all_its_processes(pre_forked):
     assert pre_forked.cpu_share(0.05) == 0
 
 
-@pytest.mark.parametrize(("state", "stopped"), zip("TZXSRD", [True] * 3 + [False] * 3, strict=True))
+@pytest.mark.parametrize(
+    ("state", "stopped"),
+    [("T", True), ("Z", True), ("X", True), ("S", False), ("R", False), ("D", False)],
+)
 def test_all_are_stopped_when_each_is_or_has_ended(pre_forked, monkeypatch, state, stopped):
     for pid in pre_forked.pids():
         monkeypatch.setattr(kernel, "state", lambda *who, pid=pid: state if pid in who else "T")
@@ -421,6 +424,21 @@ def test_workers_that_outlive_their_parent_are_stopped_too(serving):
     assert not any(map(is_alive, workers)) and server.status() == 3
     with pytest.raises(ProcessLookupError, match=r"server.py has ended"):
         server.descriptors()
+
+
+def test_stopping_waits_until_all_its_processes_have_ended(monkeypatch):
+    server = serve(LOOP)
+    left = iter([[1, 2], [2], []])
+    monkeypatch.setattr(server, "pids", lambda: next(left))
+    server.stop()
+    assert next(left, "asked no more") == "asked no more"
+
+
+def test_it_has_a_group_of_its_own_in_our_session_and_no_colours():
+    with serve(LOOP) as server:
+        assert os.getpgid(server.pid) == server.pid != os.getpgid(0)
+        assert os.getsid(server.pid) == os.getsid(0)
+        assert psutil.Process(server.pid).environ()["PYTHON_COLORS"] == "0"
 
 
 def test_its_number_is_nobody_elses_until_it_is_stopped():
