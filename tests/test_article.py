@@ -141,3 +141,21 @@ def test_the_chapters_open_to_their_claims():
     shown = [each for each in CLAIMS.values() if each.verdict in ("caveat", "holds")]
     assert page.count("<li>") == len(shown)
     assert all(html.escape(each.claim) in page for each in shown)
+
+
+@pytest.mark.parametrize(
+    ("programs", "said"),
+    [
+        ("all", "all six"),
+        ("4", "example 4"),
+        ("4, 5", "examples 4, 5"),
+        ("the note's <lines>", "the note&#x27;s &lt;lines&gt;"),
+    ],
+)
+def test_which_programs_have_a_defect_in_words(programs, said):
+    assert lab.article._programs(programs) == said
+
+
+def test_the_place_of_a_claim_is_told_where_it_is_asked_for():
+    place = f"({html.escape(CLAIMS[1].place)})"
+    assert place in lab.verdicts(1, place=True).data and place not in lab.verdicts(1).data

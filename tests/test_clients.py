@@ -1,5 +1,6 @@
 """Clients: what they put on the wire, and that none of them waits for ever."""
 
+import contextlib
 import socket
 import struct
 import threading
@@ -542,3 +543,28 @@ def test_filling_goes_on_until_nothing_is_taken():
 def test_names_of_headers_are_in_lower_case():
     (answer,) = parse_answers(b"HTTP/1.0 200 OK\r\nX-One: A\r\nCONTENT-length: 2\r\n\r\nhi")
     assert answer.headers == {"x-one": "A", "content-length": "2"}
+
+
+def test_a_header_without_end_has_no_empty_line():
+    with Listener() as listener, Conversation(listener.address) as talk:
+        thread = threading.Thread(target=awkward.a_header_without_end, args=[talk, Stopped()])
+        thread.start()
+        with listener.socket.accept()[0] as connection:
+            lines = b""
+            while len(lines) < 64_000 or not lines.endswith(b"\r\n"):
+                lines += connection.recv(65536)
+            thread.join()
+            with contextlib.suppress(BlockingIOError):
+                lines += connection.recv(65536, socket.MSG_DONTWAIT)
+        assert lines.count(b"\r\n") == len(lines.splitlines()) == 3641 and b"\n\r\n" not in lines
+
+
+@pytest.mark.parametrize("bad", [b"\x16\n\n", b"\x16\n\r\n"])
+def test_a_tls_hello_with_an_empty_line_is_made_anew(monkeypatch, bad):
+    """Its random bytes hold one, once in a while."""
+    made = iter([bad, b"\x16\r\n"])
+    monkeypatch.setattr(awkward.ssl, "MemoryBIO", lambda: SimpleNamespace(read=lambda: next(made)))
+    engine = SimpleNamespace(do_handshake=lambda: None)
+    context = SimpleNamespace(wrap_bio=lambda *ends, server_hostname: engine)
+    monkeypatch.setattr(awkward.ssl, "create_default_context", lambda: context)
+    assert awkward.tls_hello.__wrapped__() == b"\x16\r\n"

@@ -146,3 +146,44 @@ def test_the_table_of_contents_names_every_page():
     toc = (ROOT / "_toc.yml").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
         assert f"book/{path.stem}\n" in toc + "\n", path.stem
+
+
+def write_notebook(folder, name, *sources, kind="code"):
+    """Write a notebook of cells of a kind, as little as the lab asks of one."""
+    cells = [{"cell_type": kind, "metadata": {}, "source": [source]} for source in sources]
+    path = folder / f"{name}.ipynb"
+    path.write_text(json.dumps({"cells": cells, "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+PROGRAM = "%%writefile run/one.py\nx = 1"
+
+
+def test_a_program_is_what_one_cell_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "BOOK", tmp_path)
+    (tmp_path / "run").mkdir()
+    write_notebook(tmp_path, "01_one", "x = 2", PROGRAM)
+    assert notebooks.program("01_one", "one.py") == "x = 1\n"
+    assert notebooks.write_program("01_one", "one.py") == tmp_path / "run" / "one.py"
+    assert (tmp_path / "run" / "one.py").read_text() == "x = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("sources", "kind", "number"),
+    [((), "code", 0), ((PROGRAM,), "markdown", 0), ((PROGRAM, PROGRAM), "code", 2)],
+)
+def test_none_is_no_program_nor_are_two(tmp_path, monkeypatch, sources, kind, number):
+    monkeypatch.setattr(notebooks, "BOOK", tmp_path)
+    write_notebook(tmp_path, "01_one", *sources, kind=kind)
+    with pytest.raises(ValueError, match=f"01_one.ipynb has {number} cells that write run/one.py"):
+        notebooks.program("01_one", "one.py")
+
+
+def test_notebooks_are_in_the_order_of_their_names_and_chapters_have_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "BOOK", tmp_path)
+    names = ["survival", "02_two", "10_ten", "01_one", "1_no_chapter"]
+    for name in names:
+        write_notebook(tmp_path, name, "# The title", "# Another", kind="markdown")
+    assert [path.stem for path in notebooks.notebooks()] == sorted(names)
+    assert [path.stem for path in notebooks.chapters()] == ["01_one", "02_two", "10_ten"]
+    assert notebooks.title(tmp_path / "01_one.ipynb") == "The title"

@@ -60,17 +60,17 @@ class Defect:
 
 
 def claims():
-    """All claims, {number: Claim}. Raises ValueError, naming the claim, where the data is off."""
+    """Return all claims, {number: Claim}. Raises ValueError, naming the claim, if one is off."""
     return _read(CLAIMS, Claim, lambda claim: claim.verdict in CLAIM_WORDS)
 
 
 def defects():
-    """All defects, {number: Defect}. Raises ValueError, naming the defect, as claims() does."""
+    """Return all defects, {number: Defect}. Raises ValueError as claims() does."""
     return _read(DEFECTS, Defect, lambda defect: defect.kind in KINDS)
 
 
 def _read(path, kind, is_known):
-    """The entries of a YAML file as objects of a kind, {number: object}."""
+    """Read the entries of a YAML file as objects of a kind, {number: object}."""
     found = {}
     for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
         named = f"{path.name}: {kind.__name__.lower()} {entry.get('number')}"
@@ -85,7 +85,7 @@ def _read(path, kind, is_known):
 
 
 def proofs(kind="claim"):
-    """Which notebook's cell proves which claim (or `defect`), {number: notebook}, by its tags."""
+    """Find the notebook whose cell proves each claim (or `defect`), by tags: {number: notebook}."""
     found, prefix = {}, f"{kind}-"
     for path in notebooks.notebooks():
         for cell in notebooks.cells(path):
@@ -96,14 +96,14 @@ def proofs(kind="claim"):
 
 
 def _number(claim, proven_in):
-    """A claim's number as HTML, which leads to its proof where there is one."""
+    """Write a claim's number as HTML, which leads to its proof where there is one."""
     if proven_in:
         return show.link(proven_in, claim.number, f"claim-{claim.number}")
     return f"{claim.number}" if claim.untestable else f"{claim.number}, not yet proven"
 
 
 def _card(claim, proven_in, place):
-    """A claim as HTML: verdict, claim, why, and the way to its proof."""
+    """Write a claim as HTML: verdict, claim, why, and the way to its proof."""
     word, kind = CLAIM_WORDS[claim.verdict]
     why = [claim.reason, claim.untestable, f"({claim.place})" if place else ""]
     return (
@@ -114,7 +114,7 @@ def _card(claim, proven_in, place):
 
 
 def _folded(claims, proven, more=""):
-    """Claims as HTML: for each verdict one line, which opens to a list."""
+    """Write claims as HTML: for each verdict one line, which opens to a list."""
     groups = {}
     for claim in claims:
         number = _number(claim, proven.get(claim.number))
@@ -130,7 +130,7 @@ def _folded(claims, proven, more=""):
 
 
 def verdicts(*numbers, place=False, brief=False):
-    """The claims of these numbers with their verdicts, to read.
+    """Show the claims of these numbers with their verdicts, to read.
 
     place: with the place where they stand. brief: folded, one line for each verdict.
     """
@@ -142,7 +142,7 @@ def verdicts(*numbers, place=False, brief=False):
 
 
 def by_chapter(*words):
-    """The claims of these verdicts (keys of CLAIM_WORDS), chapter by chapter, to be opened."""
+    """Show the claims of these verdicts (keys of CLAIM_WORDS), chapter by chapter, to be opened."""
     known, proven, parts = claims(), proofs(), []
     for path in notebooks.chapters():
         mine = [
@@ -158,7 +158,7 @@ def by_chapter(*words):
 
 
 def list_defects(kind):
-    """The defects of a kind as a list: what goes wrong, where, and the way to what shows it."""
+    """List the defects of a kind: what goes wrong, where, and the way to what shows it."""
     shown, lines = proofs("defect"), []
     for defect in defects().values():
         if defect.kind != kind:
@@ -174,7 +174,7 @@ def list_defects(kind):
 
 
 def _programs(which):
-    """In words: "1, 2" are examples, `all` are all six, and other words stand for themselves."""
+    """Say which programs: "1, 2" are examples, `all` all six, other words stand for themselves."""
     if which == "all":
         return "all six"
     if not which[0].isdigit():
