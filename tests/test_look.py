@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -321,6 +322,16 @@ def test_what_nobody_watches(serving, out, who):
     assert f"1 socket ({gone}) in CLOSE-WAIT" in text
     assert re.search(rf" {quiet} for nothing.*, 6 unread, 0 unsent", report(view))
     assert re.search(rf" {gone}: CLOSE-WAIT .*, 0 unread, 0 unsent", report(view))  # FIN: no byte
+
+
+def test_a_program_in_a_folder_with_a_space_is_named_by_the_last_part_of_its_path(tmp_path):
+    program = tmp_path / "a folder" / "sleeper"
+    program.parent.mkdir()
+    program.symlink_to(shutil.which("sleep"))
+    with subprocess.Popen([program, "60"]) as process:
+        view = look_at(process.pid, 0.05)
+        process.kill()
+    assert view.command == "sleeper 60"
 
 
 def test_the_command_line_needs_nothing_but_the_standard_library():

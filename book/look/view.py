@@ -111,7 +111,7 @@ def _observe(pid, seconds):
             time.sleep(seconds / 2)  # a measuring window, not a wait for something
             samples.append(_sample(pid))
         files, shares = _files(pid), [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(samples)]
-        program, *words = _read(pid, "cmdline").replace("\0", " ").split() or "?"
+        program, *words = (_read(pid, "cmdline").rstrip("\0") or "?").split("\0")
         view = View(
             pid=pid,
             command=" ".join([program.rpartition("/")[2], *words]),
