@@ -803,7 +803,7 @@ def test_what_requirements_pin_is_left_out_of_the_constraints():
 
 def test_differences_are_named_in_both_versions():
     pinned = {"a": ["1"], "b": ["1", "2"], "c": ["3"], "gone": ["1"]}
-    installed = {"c": "4", "a": "1", "b": "2", "new": "1", "b-b": "1"}
+    installed = {"c": "4", "a": "1", "b": "2", "new": "1", "b-b": "1", "pip": "99"}
     assert versions.differences(pinned, installed) == [
         "b-b not pinned -> 1",
         "c 3 -> 4",

@@ -22,6 +22,7 @@ TRIAL = "_build/newest"  # seen from ROOT, since make does not take spaces in a 
 UV = "uv==0.13.9"  # what finds versions that fit; pip finds those of one Python only
 OLDEST = "3.11"  # the oldest Python that the book runs with
 STAYS = {"jupyter-book": "<2"}  # 2.x does not read _config.yml
+BROUGHT = {"pip", "setuptools"}  # what a new environment has of itself, in Python's own versions
 HEADER = """\
 # What requirements.txt brings along, for Python 3.11 and newer.
 # `make constraints` writes this file.
@@ -74,11 +75,14 @@ def pinned():
 
 
 def differences(pinned, installed):
-    """Return a line for each package that is installed in a version other than the pinned ones."""
+    """Return a line for each package that is installed in a version other than the pinned ones.
+
+    What a new environment has of itself is left out.
+    """
     return [
         f"{name} {' or '.join(pinned.get(name, ['not pinned']))} -> {version}"
         for name, version in sorted(installed.items())
-        if version not in pinned.get(name, [])
+        if name not in BROUGHT and version not in pinned.get(name, [])
     ]
 
 
