@@ -731,7 +731,7 @@ def test_programs_that_can_not_be_installed_are_named(ci):
     done = ci("programs", make="", ss="", python3="", ab="", chromium="")
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        "Not installed, so not shown or not tested: strace wrk nginx chromedriver"
+        "Not installed, so not shown or not tested: strace wrk nginx"
     ]
 
 
@@ -747,7 +747,7 @@ def test_what_is_missing_is_installed_and_nothing_else(ci):
         id="echo 0",
         python3="",
         **{"apt-get": 'echo "apt-get $*"; [[ $* != *wrk ]]'},
-        **dict.fromkeys(["make", "ab", "strace", "nginx", "chromium", "chromedriver"], ""),
+        **dict.fromkeys(["make", "ab", "strace", "nginx", "chromium"], ""),
     )
     assert done.stdout.splitlines() == [
         "apt-get update -qq",
@@ -760,7 +760,7 @@ def test_what_is_missing_is_installed_and_nothing_else(ci):
     "fails, made", [("", "test book"), ("test", "test"), ("book", "test book")]
 )
 def test_ci_tests_then_builds_and_fails_where_one_of_them_does(ci, tmp_path, fails, made):
-    there = ["ss", "python3", "ab", "strace", "wrk", "nginx", "chromium", "chromedriver"]
+    there = ["ss", "python3", "ab", "strace", "wrk", "nginx", "chromium"]
     make = f'echo "$*" >> {tmp_path}/made; [ "$1" != "{fails}" ]'
     done = ci("run", make=make, **dict.fromkeys(there, ""))
     assert bool(done.returncode) == bool(fails)
