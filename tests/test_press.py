@@ -479,32 +479,32 @@ def run_alone(command, folder):
 
 @pytest.fixture
 def rooms(tmp_path, monkeypatch):
-    """Two small packages in place of the book's; the first one's command ends with status 7."""
+    """Two small packages in place of the book's; outer's command ends with status 7."""
     monkeypatch.setattr(archive, "ROOMS", tmp_path / "rooms")
-    for name in ("second", "first", "first/__pycache__"):
+    for name in ("inner", "outer", "outer/__pycache__"):
         (tmp_path / "rooms" / name).mkdir(parents=True)
     for name, text in {
-        "second/__init__.py": "STATUS = 7\n" + "# much the same\n" * 99,
-        "first/command.py": "from second import STATUS\n\n\ndef main():\n    return STATUS\n",
-        "first/__init__.py": "",
-        "first/notes.txt": "not for anybody else",
-        "first/__pycache__/command.cpython-311.pyc": "old",
+        "inner/__init__.py": "STATUS = 7\n" + "# much the same\n" * 99,
+        "outer/command.py": "from inner import STATUS\n\n\ndef main():\n    return STATUS\n",
+        "outer/__init__.py": "",
+        "outer/notes.txt": "not for anybody else",
+        "outer/__pycache__/command.cpython-311.pyc": "old",
     }.items():
         (tmp_path / "rooms" / name).write_text(text)
     return tmp_path / "rooms"
 
 
 def test_one_file_holds_the_sources_alone_and_is_the_same_each_time(tmp_path, rooms):
-    first = archive.write_archive(tmp_path / "first.pyz", "first", "second")
-    os.utime(rooms / "first" / "command.py", (0, 0))
-    second = archive.write_archive(tmp_path / "second.pyz", "first", "second")
-    assert second.read_bytes() == first.read_bytes()
-    with zipfile.ZipFile(first) as file:
-        names = ["__main__.py", "first/__init__.py", "first/command.py", "second/__init__.py"]
+    one = archive.write_archive(tmp_path / "1.pyz", "outer", "inner")
+    os.utime(rooms / "outer" / "command.py", (0, 0))
+    two = archive.write_archive(tmp_path / "2.pyz", "outer", "inner")
+    assert two.read_bytes() == one.read_bytes()
+    with zipfile.ZipFile(one) as file:
+        names = ["__main__.py", "inner/__init__.py", "outer/__init__.py", "outer/command.py"]
         assert file.namelist() == names
-        assert file.read(names[2]) == (rooms / names[2]).read_bytes()
+        assert file.read(names[3]) == (rooms / names[3]).read_bytes()
         assert {each.compress_type for each in file.infolist()} == {zipfile.ZIP_STORED}
-    assert run_alone([sys.executable, "-I", first], tmp_path).returncode == 7
+    assert run_alone([sys.executable, "-I", one], tmp_path).returncode == 7
 
 
 # A notebook as text, for git.
@@ -739,6 +739,11 @@ def test_a_program_that_nothing_runs_without_is_a_failure(ci):
     done = ci("programs", ss="", python3="exit 1")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "Please install: make python3-venv"
+
+
+def test_only_root_installs(ci):
+    done = ci("programs", id="echo 1000", make="", ss="", python3="", **{"apt-get": "echo called"})
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_what_is_missing_is_installed_and_nothing_else(ci):

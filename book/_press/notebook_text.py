@@ -13,9 +13,7 @@ import json
 import re
 import sys
 
-UNREADABLE = (
-    r"<style\b.*?</style>|<script\b.*?</script>|<svg\b.*?</svg>|data:[\w/+]+;base64,[\w/+=]*"
-)
+UNREADABLE = r"<style\b.*?</style>|<script\b.*?</script>|<svg\b.*?</svg>"
 NEW_LINES = r"</(?:tr|p|li|div|figcaption|figure|pre|summary|h\d)>|<br\b[^>]*>|</span>(?=<span)"
 
 
