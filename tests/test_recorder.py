@@ -57,7 +57,11 @@ def test_lines_and_calls_agree_with_the_source():
 def test_one_clock_for_the_server_and_its_clients():
     with lab.record(LOOP) as run:
         in_accept(run)
-        plain_get(run.talk("only"), run.server)
+        talk = run.talk("only")
+        lab.until_blocked(run.server.pid, "recvfrom")
+        with run.server.paused():  # or it might have read before we note that we have sent
+            talk.send(lab.clients.REQUEST)
+        talk.read_all()
     events = {what: t for t, what, _ in run.recording.clients[0].events}
     accept, recv, send = calls(run, "accept", "recv", "send")[:3]
     assert accept.began < events["calls"] < accept.began + accept.took
