@@ -18,7 +18,7 @@ book: $(VENV)/ready
 
 test: $(VENV)/ready
 	@$(PY) -m ruff check .
-	@$(PY) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout 60 \
+	@$(PY) -m pytest -q -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout 60 \
 		--nbval-sanitize-with book/_press/sanitize.cfg tests book
 
 jupyter: $(VENV)/ready
