@@ -11,7 +11,7 @@ export PYTHONUTF8 := 1
 # What `git diff` shows of a notebook; its file, where that can't be made into text.
 TEXTCONV := f() { python3 book/_press/notebook_text.py "$$1" 2>/dev/null || cat "$$1"; }; f
 
-.PHONY: book test jupyter code notebooks lint constraints newest clean
+.PHONY: book test jupyter code notebooks prose lint constraints newest clean
 
 book: $(VENV)/ready
 	@$(PY) -m _press build
@@ -30,6 +30,10 @@ code: $(VENV)/ready
 # ONLY=02_request_loop names one; FRESH=1 stores new pictures even where nothing has changed.
 notebooks: $(VENV)/ready
 	@$(PY) -m _press $(if $(FRESH),fresh,run) $(ONLY)
+
+# What the prose says and no assertion proves; ONLY=02_request_loop names one page.
+prose: $(VENV)/ready
+	@$(PY) -m _press prose $(ONLY)
 
 lint: $(VENV)/ready
 	@$(PY) -m ruff check .

@@ -10,6 +10,7 @@ USAGE = """usage: python -m _press COMMAND
 code              write code/NN_name.py from the notebooks
 run [NAME …]      execute notebooks, all or those named, and store what they print
 fresh [NAME …]    the same; new pictures are stored as well where nothing else has changed
+prose [NAME …]    print what no assertion ties of the prose, of all pages or of those named
 build             build the site, and look.pyz with it, into _build/html
 constraints       write constraints.txt anew, with the newest that goes with requirements.txt
 newest            test and build with the newest of everything; say what differs, what breaks"""
@@ -23,6 +24,10 @@ match sys.argv[1:]:
         from .execute import execute
 
         execute(*names, fresh=command == "fresh")
+    case ["prose", *names]:
+        from .prose import report
+
+        report(*names)
     case ["build"]:
         from .build import build
 

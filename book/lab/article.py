@@ -29,7 +29,8 @@ class Claim:
     """One claim of the article, in our words.
 
     verdict: a key of CLAIM_WORDS. reason: why, in a sentence or two; empty where it simply holds.
-    chapter: the notebook that it belongs to. untestable: why no cell can prove it, or "".
+    chapter: the notebook that it belongs to. untestable: why no cell can prove it, or "". untied:
+    words of the reason that no cell needs to quote, and why, or "".
     """
 
     number: int
@@ -39,6 +40,7 @@ class Claim:
     reason: str
     chapter: str
     untestable: str = ""
+    untied: str = ""
     SORT = "verdict"
 
 
@@ -48,7 +50,7 @@ class Defect:
 
     programs: which of them, by number. kind: one of KINDS, a section of the page; `never` is for
     what looks like a defect and can't happen. what: what goes wrong, in a sentence or two.
-    left: how much of it is still so in chapter 10, or "".
+    left: how much of it is still so in chapter 10, or "". untied: as a claim has it.
     """
 
     number: int
@@ -56,6 +58,7 @@ class Defect:
     kind: str
     what: str
     left: str = ""
+    untied: str = ""
     SORT = "kind"
 
 
