@@ -6,6 +6,9 @@ one picture does for the book and JupyterLab, light and dark, and reads in any v
 HTML. Whatever a figure says in its title and its alternative text must be true on every run:
 nbval compares those, and leaves the picture alone.
 
+There are three kinds: a timeline of a run, curves, and bars. Each is drawn from named data, which
+the figure keeps in `shows`, so that the cell that draws it can assert what is to be seen in it.
+
 How all this looks says one stylesheet, book/_static/book.css. The site loads it, a notebook's first
 cell prints it for JupyterLab, and no figure or table brings a style of its own.
 """
@@ -15,7 +18,9 @@ import difflib
 import html
 import io
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +39,7 @@ from .session import find
 WIDE, NARROW = 7.4, 3.5  # inches; 96 CSS pixels each on the page
 INK, PALE, PALER, GRID = "#24292f", "#b4bcc8", "#d9dee5", "#e3e6ea"
 BLUE, ORANGE, RED, GREEN, VIOLET = "#2f6db5", "#e08a1e", "#c4314b", "#2b8a57", "#8a63c4"
+PALETTE = (BLUE, ORANGE, GREEN, VIOLET, RED, PALE, "#6b7280")  # of series, in their order
 
 STYLE = {
     "font.size": 9,
@@ -76,19 +82,192 @@ def _svg(draw, width, height):
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def picture(draw, title, alt, height=3.0, narrow_height=None):
-    """Draw a figure for wide and narrow screens.
+class Picture(HTML):
+    """A drawn figure.
+
+    title: what it shows, in one line. alt: what a reader who cannot see it needs. shows: the named
+    data from which it was drawn.
+    """
+
+    def __init__(self, data, title, alt, shows):
+        super().__init__(data)
+        self.title, self.alt, self.shows = title, alt, shows
+
+    def __repr__(self):
+        return repr(HTML())  # it is stored beside each picture, and says no more than that
+
+
+def picture(draw, title, alt, height=3.0, narrow_height=None, shows=None):
+    """Draw a figure for wide and narrow screens; return it as a Picture.
 
     draw: a function (figure, narrow) that draws on a matplotlib Figure. title: what it shows,
     in one line. alt: what a reader who cannot see it needs. height: in inches; narrow_height: the
-    same for a phone, where it differs.
+    same for a phone, where it differs. shows: the named data that draw draws, if it has names.
     """
     wide, narrow = _svg(draw, WIDE, height), _svg(draw, NARROW, narrow_height or height)
-    return HTML(
+    page = (
         f'<figure class="lab-figure"><figcaption>{html.escape(title)}</figcaption><picture>'
         f'<source media="(max-width: 600px)" srcset="{narrow}">'
         f'<img class="dark-light" src="{wide}" alt="{html.escape(alt)}"></picture></figure>'
     )
+    return Picture(page, title, alt, {} if shows is None else shows)
+
+
+# How the points of a curve are joined, and each of them marked.
+JOINED = {
+    "lines": {},
+    "lines and dots": {"marked": True},
+    "steps": {"drawstyle": "steps-post"},
+    "dots": {"ls": "", "marked": True},
+}
+MARKERS = "oXsD^vP"  # of series, in their order: they are told apart without colour, too
+
+
+def curves(title, alt, series, x, y, style="lines", dashed=(), **settings):
+    """Draw curves over two axes; return a Picture that shows the series.
+
+    series: {label: [(x, y), ...]}. Or {panel's title: such series}, for panels that share their
+    axes and colours; they stand side by side, or one below the other where the page is narrow.
+    x, y: what the axes measure, and in which unit. style: how points are joined, a key of JOINED.
+    dashed: labels of series that would else hide another. settings: what else the axes are to have,
+    as matplotlib's Axes.set takes it: xscale="log", ylim=(0, 5).
+
+    Raises ValueError where a dashed series is missing, and where there are more than PALETTE has.
+    """
+    nested = any(isinstance(each, dict) for each in series.values())
+    panels = series if nested else {"": series}
+    looks = _looks([label for each in panels.values() for label in each], style, dashed)
+
+    def draw(figure, narrow):
+        shape = (len(panels), 1) if narrow else (1, len(panels))
+        grid = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
+        for axes, each in zip(grid, panels.values(), strict=True):
+            for label, points in each.items():
+                axes.plot(*zip(*points, strict=True), **looks[label])
+        for axes, name in zip(grid, panels, strict=True):  # now that all that they share is there
+            axes.set_title(name, loc="left")
+            _set_axes(axes, x, y, settings)
+        if len(looks) > 1:
+            _legend(figure, [Line2D([], [], **look) for look in looks.values()])
+
+    return picture(draw, title, alt, 3.0, 0.6 + 2.4 * len(panels), shows=series)
+
+
+def _looks(labels, style, dashed):
+    """Return how each series is drawn: {label: keywords of a Line2D}."""
+    if unknown := [label for label in dashed if label not in labels]:
+        raise ValueError(f"no such series: {unknown}")
+    looks = {}
+    for (label, color), marker in zip(_colors(labels).items(), MARKERS, strict=False):
+        look = {"label": label, "color": color, "ms": 5, **JOINED[style]}
+        if look.pop("marked", False):
+            look["marker"] = marker
+        if label in dashed:
+            look["ls"] = "--"
+        looks[label] = look
+    return looks
+
+
+def _colors(labels):
+    """Return the colour of each label, in their order: {label: colour}."""
+    labels = list(dict.fromkeys(labels))
+    if len(labels) > len(PALETTE):
+        raise ValueError(f"more than {len(PALETTE)} colours can't be told apart: {labels}")
+    return dict(zip(labels, PALETTE, strict=False))
+
+
+def _set_axes(axes, x, y, settings):
+    """Dress the axes of curves: labels where no other panel has them, and numbers in full."""
+    axes.set(xlabel=x, ylabel=y, **settings)
+    axes.label_outer()
+    axes.grid(True)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_formatter("{x:,g}")
+
+
+def _legend(figure, handles):
+    """Explain handles below a figure, in as many columns as it is wide enough for."""
+    for columns in range(len(handles), 0, -1):
+        legend = figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, columnspacing=1
+        )
+        if columns == 1 or legend.get_window_extent().width < figure.bbox.width:
+            return
+        legend.remove()
+
+
+def bars(title, alt, values, unit=None):
+    """Draw horizontal bars, each with its value at its end; return a Picture that shows the values.
+
+    values: {label: number}, or {label: {part: number}} for bars of several parts, whose value is
+    their sum. unit: what the numbers say, and in which unit; it stands above the bars. Without it
+    values are panels, {unit: such values}. Each panel has a scale of its own, but those with bars
+    of parts, which share a legend, share one.
+
+    Raises ValueError where nothing says what the numbers are, and where there are more parts than
+    PALETTE has colours.
+    """
+    panels = {unit: values} if unit else values
+    if not all(isinstance(each, dict) for each in panels.values()):
+        raise ValueError(f"nothing says what these numbers are: {values}")
+    rows = [row for each in panels.values() for row in each.values()]
+    in_parts = [row for row in rows if isinstance(row, dict)]
+    colors = _colors(part for row in in_parts for part in row)
+
+    def draw(figure, narrow):
+        sizes = [len(each) for each in panels.values()]
+        grid = figure.subplots(len(panels), squeeze=False, height_ratios=sizes).ravel()
+        for axes, (name, each) in zip(grid, panels.items(), strict=True):
+            axes.set_title(name, loc="left")
+            alike = in_parts if any(row in in_parts for row in each.values()) else []
+            _draw_bars(axes, each, colors, max(map(_total, [*each.values(), *alike])))
+        if colors:
+            _legend(figure, [Patch(color=color, label=part) for part, color in colors.items()])
+
+    height = 0.3 * len(rows) + 0.4 * len(panels) + 0.3 * bool(colors)
+    return picture(draw, title, alt, height, shows=values)
+
+
+def _total(row):
+    """Return the value of a bar: a number, or the sum of its parts."""
+    return sum(row.values()) if isinstance(row, dict) else row
+
+
+def _draw_bars(axes, values, colors, most):
+    """Draw bars from top to bottom, on a scale from 0 to most."""
+    plain = INK if colors else BLUE  # beside a legend, no colour that it explains
+    for place, row in enumerate(values.values()):
+        left = 0
+        for part, number in row.items() if isinstance(row, dict) else [(None, row)]:
+            axes.barh(place, number, left=left, height=0.6, color=colors.get(part, plain))
+            left += number
+        total = _total(row)
+        said = f"{total:,.0f}" if total >= 10 else f"{total:.2g}"
+        axes.text(total, place, f" {said}", va="center")
+    axes.set_yticks(range(len(values)), values)
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlim=(0, most or 1), ylim=(len(values) - 0.5, -0.5), xticks=[])
+    axes.spines["bottom"].set_visible(False)
+
+
+def running_total(events):
+    """Return how much there has been after each event: [(when, total so far)].
+
+    events: [(when, amount)], in any order. An amount of 0 makes a curve begin or end at a time.
+    """
+    events = sorted(events)
+    totals = accumulate(amount for _, amount in events)
+    return [(when, total) for (when, _), total in zip(events, totals, strict=True)]
+
+
+def shares(times):
+    """Return what share of measured times is no longer than each: [(time, percent)].
+
+    times: in any unit and order.
+    """
+    times = sorted(times)
+    return [(time, 100 * bisect_right(times, time) / len(times)) for time in times]
 
 
 def table(header, rows, kind=""):
@@ -258,14 +437,18 @@ def _server_lane(name, calls, shown, whole):
 def timeline(recording, title, alt, margin=0.04):
     """Draw the lanes of a recorded run: its clients, and below them the server's threads.
 
-    recording: a Recording. margin: of the time shown, what is left free at either end.
+    recording: a Recording. margin: of the time shown, what is left free at either end. Returns a
+    Picture that shows {name: Lane}; raises ValueError where two lanes have one name.
     """
-    shown = lanes(recording)
+    found = lanes(recording)
+    shown = {lane.name: lane for lane in found}
+    if len(shown) < len(found):
+        raise ValueError(f"two lanes have one name: {', '.join(lane.name for lane in found)}")
 
     def draw(figure, narrow):
-        draw_lanes(figure, shown, margin, columns=2 if narrow else 5)
+        draw_lanes(figure, found, margin, columns=2 if narrow else 5)
 
-    return picture(draw, title, alt, 0.42 * len(shown) + 1.3)
+    return picture(draw, title, alt, 0.42 * len(shown) + 1.3, shows=shown)
 
 
 def draw_lanes(figure, shown, margin=0.04, columns=5):
