@@ -28,8 +28,24 @@ def asserts(cell):
     return sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(cell.source)))
 
 
-def test_there_are_119_in_order():
-    assert list(CLAIMS) == list(range(1, 120))
+def test_there_are_119_in_order_and_eighteen_look_wrong():
+    assert list(CLAIMS) == list(range(1, 120)), "intro: “of the 119 in the article”"
+    assert len(CLAIMS) == 119, "README: “all 119 of the article”"
+    found = Counter(claim.verdict for claim in CLAIMS.values())
+    assert found["wrong"] == 18, "intro: “eighteen look wrong”"
+
+
+def test_the_examples_are_six_and_each_has_its_chapter():
+    found = {
+        (example[1], claim.chapter[:2])
+        for claim in CLAIMS.values()
+        if (example := re.match(r"example (\d)", claim.place))
+    }
+    assert len(found) == 6, "intro: “shows six small servers”; README: “shows six small servers”"
+    assert found == {*zip("123456", ("01", "02", "04", "05", "08", "09"), strict=True)}, (
+        "intro: “Its examples 1 and 2 are chapters 1 and 2 here, 3 and 4 are 4 and 5, "
+        "5 and 6 are in 8 and 9”"
+    )
 
 
 def test_each_is_said_in_full_and_by_the_book_alone():

@@ -187,7 +187,7 @@ def test_how_it_listens(path):
 def test_it_listens_on_loopback_alone():
     with lab.serve(ONE) as server:
         (listener,) = lab.kernel.sockets(pid=server.pid)
-        assert listener.local[0] == "127.0.0.1"
+        assert listener.local[0] == "127.0.0.1", "intro: “All traffic stays on 127.0.0.1”"
 
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)

@@ -17,6 +17,21 @@ CHAPTERS = notebooks.chapters()
 TEXTS = [*NOTEBOOKS, BOOK / "intro.md", ROOT / "README.md"]
 
 
+def test_there_are_ten_chapters_three_of_them_on_the_modes_of_epoll():
+    assert len(CHAPTERS) == 10, "intro: “After these ten chapters”; README: “Ten chapters: the”"
+    modes = [path.stem for path in CHAPTERS[3:6]]
+    assert modes == ["04_level_triggered", "05_edge_triggered", "06_one_shot"], (
+        "README: “threads, epoll level-triggered, edge-triggered and one-shot”"
+    )
+
+
+def test_the_licence_is_the_one_that_the_readme_names():
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Attribution 4.0 International licence (CC BY 4.0)" in licence, (
+        "README: “under CC BY 4.0”"
+    )
+
+
 def by_name(path):
     return path.stem
 
@@ -46,6 +61,14 @@ def test_outputs_are_stored_and_tell_nothing_of_the_machine(path):
         assert '"output_type": "error"' not in text, cell.id
         found = re.search(r"/(root|home|work|tmp)/\w+|site-packages|127\.0\.0\.1:\d{4,5}", text)
         assert not found, f"{cell.id}: {found}"
+
+
+def test_ten_thousand_clients_were_there_when_the_book_was_made():
+    """How many there can be depends on a machine's limits."""
+    said = {cell.id: text for cell, text in outputs(BOOK / "04_level_triggered.ipynb")}
+    assert "idle clients: 10,000; threads: 1" in said["four-c10k"], (
+        "intro: “ten thousand clients in one thread: Ten thousand”"
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)

@@ -637,7 +637,14 @@ def test_the_environment_is_made_anew_when_a_pin_has_changed(make, name):
     assert make("-q", "-W", name, ".venv/ready").returncode == 1
 
 
-@pytest.mark.parametrize("goal, call", [("book", "-m _press build"), ("test", "-m pytest")])
+@pytest.mark.parametrize(
+    ("goal", "call"),
+    [
+        ("book", "-m _press build"),
+        ("test", "-m pytest"),
+        ("prose", "-m _press prose"),
+    ],
+)
 def test_a_command_that_fails_makes_make_fail(make, checkout, goal, call):
     assert make(".venv/ready", python3=PYTHON).returncode == 0
     python = checkout / ".venv" / "bin" / "python"
@@ -773,6 +780,15 @@ def test_ci_tests_then_builds_and_fails_where_one_of_them_does(ci, tmp_path, fai
 
 
 # Versions.
+
+
+def test_ci_tests_with_every_python_that_the_pages_name():
+    workflow = (ROOT / ".github" / "workflows" / "book.yml").read_text(encoding="utf-8")
+    pythons = re.findall(r'"([\d.]+)"', re.search(r"(?m)^ +python: (.*)$", workflow)[1])
+    assert pythons[0] == versions.OLDEST
+    assert (pythons[0], pythons[-1]) == ("3.11", "3.13"), (
+        "intro: “Python 3.11 to 3.13”; README: “Python 3.11 to 3.13”"
+    )
 
 
 def test_every_dependency_is_pinned_exactly_and_has_a_reason():
