@@ -8,10 +8,14 @@ from collections import Counter
 import pytest
 
 import lab
+from _press import prose
+from conftest import pages
 from lab import notebooks
 
 CLAIMS = lab.claims()
+SAID = prose.read_book()
 STANDING = {path.stem for path in notebooks.chapters()}
+PROVING = {cell.page for cell in SAID.cells if re.search("claim-|defect-", " ".join(cell.tags))}
 
 
 def tagged():
@@ -97,6 +101,12 @@ def _spelled(source):
         lambda found: " ".join(f"claim {n}" for n in re.findall(r"\d+", found[1])),
         source,
     )
+
+
+@pytest.mark.parametrize("page", pages(sorted(PROVING)))
+def test_a_cell_that_proves_is_in_view_and_quotes_what_it_proves(page):
+    wrong = SAID.unproven(page)
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_page_says_all():

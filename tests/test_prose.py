@@ -588,6 +588,94 @@ def test_faults_of_a_page_are_those_on_it_and_those_of_it():
     assert line == "a-cell: “nor is this” (README): there is no such page, claim or defect"
 
 
+# Cells that prove claims and show defects.
+
+ENDS, LASTS = "claim 71, wrong: “It ends.”", "claim 71, wrong: “for 60 seconds”"
+IS_SO, SPINS = "claim 72, holds: “It is so.”", "defect 6: “makes it spin”"
+
+
+def unproven(message, *tags, **more):
+    return book(code(f"assert x, {message!r}", *tags), **more).unproven("04_here")
+
+
+@pytest.mark.parametrize(
+    ("message", "tags", "wrong"),
+    [
+        (LASTS, "claim-71", []),
+        (f"{ENDS}; {LASTS}", "claim-71", []),
+        (f"{IS_SO}; {LASTS}; {SPINS}", "claim-72 claim-71 defect-6", []),
+        (f"“makes it spin”; README: “or so what”; {SPINS}", "defect-6 a-tag claim-x", []),
+        (IS_SO, "", []),
+        ("“It is so.”", "claim-72", ["claim 72 is not quoted"]),
+        ("claim 72: it is so", "claim-72", ["claim 72 is not quoted"]),
+        ("", "defect-6", ["defect 6 is not quoted"]),
+        (f"{IS_SO}; {SPINS}", "claim-72", ["defect 6 is quoted, and is no tag"]),
+        (IS_SO, "defect-6", ["defect 6 is not quoted", "claim 72 is quoted, and is no tag"]),
+        (ENDS, "claim-71", ["nothing of the reason of claim 71 is quoted"]),
+        ("claim 72: “It is so.”", "claim-72", ["claim 72 holds, and the cell says otherwise"]),
+        (
+            f"{LASTS}; claim 71: “It ends.”",
+            "claim-71",
+            ["claim 71 is wrong, and the cell says otherwise"],
+        ),
+        (
+            "claim 71, caveat: “for 60 seconds”",
+            "claim-71",
+            ["claim 71 is wrong, and the cell says otherwise"],
+        ),
+    ],
+)
+def test_a_cell_quotes_what_its_tags_name(message, tags, wrong):
+    assert unproven(message, *tags.split()) == [f"a-cell: {each}" for each in wrong]
+
+
+@pytest.mark.parametrize(
+    "tag", [f"{a}-{b}" for a in ("hide", "remove") for b in ("input", "cell", "output")]
+)
+def test_a_cell_that_proves_is_in_view(tag):
+    assert unproven(SPINS, "defect-6", tag) == [f"a-cell: {tag} hides it"]
+    assert unproven("", tag) == []
+
+
+def test_a_tag_that_has_moved_to_another_cell_is_noticed():
+    def made(first, second):
+        cells = (
+            code(f"assert x, {LASTS!r}", *first),
+            code(f"assert x, {SPINS!r}", *second, name="b"),
+        )
+        return book(*cells).unproven("04_here")
+
+    assert made(["claim-71"], ["defect-6"]) == []
+    assert made([], ["claim-71", "defect-6"]) == ["b: claim 71 is not quoted"]
+
+
+def test_a_verdict_that_has_changed_is_noticed():
+    for verdict in ("holds", "caveat", "outdated"):
+        changed = dataclasses.replace(WRONG, verdict=verdict)
+        assert len(unproven(LASTS, "claim-71", claims=[changed])) == 1
+        made = book(code(f"assert x, {LASTS!r}", "claim-71"), claims=[changed])
+        assert len(made.misquoted()) == 1
+
+
+def test_reasons_and_defects_that_have_changed_places_are_noticed():
+    other = dataclasses.replace(WRONG, number=73, reason="The client does.")
+    cells = [
+        code(f"assert x, {LASTS!r}", "claim-71"),
+        code("assert x, 'claim 73, wrong: “The client does.”'", "claim-73", name="b"),
+        code(f"assert x, {SPINS!r}", "defect-6", name="c"),
+    ]
+    assert not book(*cells, claims=[WRONG, other]).misquoted()
+    reasons = other.reason, WRONG.reason
+    swapped = [
+        dataclasses.replace(claim, reason=reason)
+        for claim, reason in zip((WRONG, other), reasons, strict=True)
+    ]
+    made = book(*cells, claims=swapped)
+    assert len(made.misquoted()) == len(made.unproven("04_here")) == 2
+    defects = [dataclasses.replace(DEFECT, what="Another."), dataclasses.replace(DEFECT, number=7)]
+    assert len(book(*cells, claims=[WRONG, other], defects=defects).misquoted()) == 1
+
+
 # What the reader of a terminal sees.
 
 

@@ -225,7 +225,8 @@ class Book:
     def _unfounded(self, name, quoted):
         claim = self.claims[name]
         if {each.verdict for each in quoted} != {claim.verdict}:
-            yield f"{name} is {claim.verdict}, which is not what the cell says"
+            verdict = "holds" if claim.verdict == "holds" else f"is {claim.verdict}"
+            yield f"{name} {verdict}, and the cell says otherwise"
         reason = flatten(claim.reason)
         if claim.verdict != "holds" and not any(spots(each.words, reason) for each in quoted):
             yield f"nothing of the reason of {name} is quoted"
