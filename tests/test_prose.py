@@ -38,6 +38,14 @@ def test_what_is_excused_stands_there_and_has_a_reason():
     assert not ALL.unexcused()
 
 
+def test_no_fence_hides_prose():
+    """What is fenced is taken for code: a note or a warning of MyST's would not be read."""
+    cells = [cell for path in notebooks.notebooks() for cell in notebooks.cells(path)]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    texts += [path.read_text(encoding="utf-8") for path in prose.FILES.values()]
+    assert {*re.findall(r"(?m)^ *```+ *(.+)", "\n".join(texts))} <= {"{code-cell}", "python"}
+
+
 def test_every_loose_page_is_there():
     assert set(PAGES) >= LOOSE
 
@@ -128,6 +136,7 @@ def test_what_stands_for_an_item_is_another_item(words, other):
         ("it took 40 ms, then 0.2 s", ["40 ms", "0.2 s"]),
         ("100% CPU, 100 %, 5 percent", ["100%", "100 %", "5 percent"]),
         ("2 kB, 16 MB and 4 KiB in 200ms", ["2 kB", "16 MB", "4 KiB", "200ms"]),
+        ("a 5-second wait, 1 minute", ["5-second", "1 minute"]),
         ("10,000 clients, 3.11 to 3.13.", ["10,000", "3.11", "3.13"]),
         ("at 127.0.0.1, or 1-2, 5.", ["127.0.0.1", "1", "2", "5"]),
         ("exit status -2, the 4th of 3 bytes", ["2", "4th", "3 bytes"]),
@@ -156,7 +165,7 @@ def test_what_stands_for_an_item_is_another_item(words, other):
             "IN|ERR|HUP, OUT. RDHUP PRI ET ONESHOT",
             ["IN", "ERR", "HUP", "OUT", "RDHUP", "PRI", "ET", "ONESHOT"],
         ),
-        ("EPOLLIN, EPOLLRDHUP; in, out, IN_1, HUPS", ["EPOLLIN", "EPOLLRDHUP"]),
+        ("EPOLLIN, EPOLLRDHUP; in, out, IN_1, HUPS, WITHIN", ["EPOLLIN", "EPOLLRDHUP"]),
         ("EAGAIN, E2BIG; ERROR, EXAMPLE", ["EAGAIN", "E2BIG"]),
         ("OSError: a ConnectionResetError. Error", ["OSError", "ConnectionResetError"]),
         ("SIGTERM, SIGUSR1, KeyboardInterrupt", ["SIGTERM", "SIGUSR1", "KeyboardInterrupt"]),
@@ -167,6 +176,7 @@ def test_what_stands_for_an_item_is_another_item(words, other):
         ("chapter 2, chapters 1 and 2, Chapters 3 to 5", []),
         ("example 3, line 41; examples 1, 2 and 3", []),
         ("claims 24, 26 and 28, step 3, section 3.6, RFC 9293", []),
+        ("sections 3.6 to 4.1 take 5 MB", ["5 MB"]),
         ("in chapter 4, 40 ms pass, in chapter 5 and 6", ["40 ms", "6"]),
         ("epoll(7), listen(2); listen(5) and recv(1024)", ["5", "1024"]),
     ],
@@ -507,6 +517,15 @@ def test_an_excuse_holds_in_its_own_cell():
     excuse = "<!-- untied: “four times”: a name -->"
     found = held(markdown("four times"), markdown(excuse, "another"), **NOTHING)
     assert found == [("four times", "untied")]
+    made = book(markdown("four times"), markdown(excuse, "another"))
+    assert made.unexcused() == ["another: untied “four times”: does not stand there"]
+
+
+def test_an_excuse_in_code_is_a_line_of_its_own():
+    source = "if x:\n    # untied: “2 of 3”: a label\n    lab.show.table(['2 of 3'])\n"
+    assert held(code(source), **NOTHING) == [("2", "excused"), ("3", "excused")]
+    source = source.replace("if x:\n", "x = 1 ").replace("\n    lab", "\nlab")
+    assert held(code(source), **NOTHING) == [("2", "untied"), ("3", "untied")]
 
 
 def test_strings_that_are_shown_and_docstrings_are_prose():
@@ -708,6 +727,13 @@ def test_the_report_lists_what_is_to_be_mended(monkeypatch, capsys):
         ],
         1,
     )
+
+
+def test_the_report_lists_the_cells_that_do_not_quote_what_they_prove(monkeypatch, capsys):
+    made = book()
+    made.add_cell(code("assert x", "claim-72"), "01_one_request")
+    lines, status = printed(monkeypatch, capsys, made, "01_one_request")
+    assert lines[1:] == ["  a-cell: claim 72 is not quoted", "1 to mend"] and status == 1
 
 
 def test_the_report_of_a_page_that_is_whole(monkeypatch, capsys):

@@ -14,7 +14,7 @@ WEB = "\N{GLOBE WITH MERIDIANS}"  # stands where a text leads to the web
 DISGUISED = str.maketrans("0123456789", "０１２３４５６７８９")
 PLAIN = str.maketrans("０１２３４５６７８９", "0123456789", WEB)
 
-CODE = re.compile(r"\A---\n.*?^---$|^ *(```+|:::+).*?^ *\1$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"\A---\n.*?^---$|^ *(```+).*?^ *\1$", re.DOTALL | re.MULTILINE)
 UNSEEN = re.compile(r"<!--.*?-->|^\([\w-]+\)=$", re.DOTALL | re.MULTILINE)
 BEGIN = re.compile(r"\s*(?:[-*+] |#+ |\||>|\*\*\d+\.\*\* )")
 NUMBERED = re.compile(r"\s*(\d+)[.)] ")
@@ -80,9 +80,9 @@ def blocks(text):
     """
     for pattern in (CODE, UNSEEN):
         text = pattern.sub(lambda found: "\n" * found[0].count("\n"), text)
-    found, is_new, is_code = [], True, False
+    found, is_new = [], True
     for number, line in enumerate(text.splitlines(), 1):
-        is_code = line.startswith("    ") and (is_new or is_code)
+        is_code = is_new and line.startswith("    ")
         if line.strip() and not is_code:
             if is_new or _begins(line, found[-1][1][0]):
                 found.append((number, []))
