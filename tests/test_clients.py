@@ -229,7 +229,7 @@ def test_request_and_fin_travel_in_one_segment(act):
 
 def test_one_byte_at_a_time_is_many_reads():
     with lab.record(LOOP) as run:
-        awkward.one_byte_at_a_time(run.talk("slow"), run.server)
+        awkward.one_byte_at_a_time(run.connect("slow"), run.server)
     reads = [call.moved for call in run.recording.calls("recv")]
     assert sum(reads) == len(clients.REQUEST) and len(reads) > len(clients.REQUEST) / 2
 
@@ -568,3 +568,67 @@ def test_a_tls_hello_with_an_empty_line_is_made_anew(monkeypatch, bad):
     context = SimpleNamespace(wrap_bio=lambda *ends, server_hostname: engine)
     monkeypatch.setattr(awkward.ssl, "create_default_context", lambda: context)
     assert awkward.tls_hello.__wrapped__() == b"\x16\r\n"
+
+
+def test_a_request_in_pieces_with_pauses(serving):
+    """Its pieces arrive one by one, and the answer is read to its end."""
+    path = serving(
+        """
+        def serve(listener):
+            connection, _ = listener.accept()
+            while data := connection.recv(1024):
+                print(len(data), flush=True)
+                if data.endswith(b"\\n\\r\\n"):
+                    break
+            connection.sendall(ANSWER)
+            connection.close()
+            listener.accept()
+        """
+    )
+    with lab.serve(path) as server, lab.connect(server) as client:
+        began = time.monotonic()
+        assert client.ask(pieces=3, pause=0.1) == client.received
+        assert time.monotonic() - began >= 0.2
+        assert client.ended == "closed" and len(client.answers()) == 1
+        sent = [count for _, what, count in client.events if what == "sent"]
+        assert sent == [6, 6, 6] and sum(sent) == len(clients.REQUEST)
+        server.wait_for("6", times=3)
+
+
+def test_one_who_reads_slowly_gets_all_of_it_piece_by_piece(serving):
+    path = serving(
+        """
+        def serve(listener):
+            connection, _ = listener.accept()
+            connection.sendall(b"x" * 100)
+            connection.close()
+            listener.accept()
+        """
+    )
+    with lab.serve(path) as server, lab.connect(server) as client:
+        began = time.monotonic()
+        client.read_slowly(piece=40, pause=0.05)
+        assert time.monotonic() - began >= 0.15
+        assert [count for _, what, count in client.events if what == "got"] == [40, 40, 20]
+        assert client.received == b"x" * 100 and client.ended == "closed"
+
+
+def test_the_buffers_of_a_pair():
+    ours, theirs = clients.pair(send_buffer=30_000, receive_buffer=20_000)
+    with ours, theirs:
+        sizes = [
+            ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
+            theirs.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+        ]
+        assert sizes == [60_000, 40_000]  # the kernel doubles them, socket(7)
+        assert ours.getpeername() == theirs.getsockname()
+
+
+def test_filling_tells_how_much_it_took():
+    ours, theirs = clients.pair()
+    with ours, theirs:
+        ours.setblocking(False)
+        sent = clients.fill(ours)
+        clients.drain(theirs, sent)
+        theirs.setblocking(False)
+        assert clients.outcome(theirs.recv, 1) == "EAGAIN"

@@ -173,3 +173,61 @@ def test_visits_at_once_all_ask_before_the_server_goes_on(monkeypatch):
     assert did[:4] == ["stopped", "client 0 asks", "client 1 asks", "goes on"]
     assert sorted(did[4:6]) == ["client 0 read_all", "client 1 read_all"] and len(did) == 8
     assert at_rest == [(1, 3)]
+
+
+def test_strace_counts_what_the_recorder_has_counted():
+    if isinstance(cost.by_strace(LEVEL), str):
+        pytest.skip("no strace here, or it may not look")
+    counted = {name: cost.system_calls(name) for name in (LEVEL,)}
+    assert cost.compare_with_strace(counted) == "agrees"
+    counted[LEVEL]["close"] += 1
+    with pytest.raises(AssertionError, match="04_level_triggered.py: strace has counted"):
+        cost.compare_with_strace(counted)
+
+
+def test_without_strace_it_says_so(monkeypatch):
+    monkeypatch.setattr(cost.shutil, "which", lambda name: None)
+    assert cost.by_strace(LEVEL) == "not installed here"
+    assert cost.compare_with_strace({LEVEL: {}}) == "not installed here"
+
+
+def test_strace_that_may_not_look_says_so(write, monkeypatch):
+    strace = write("#!/bin/sh\necho strace: attach: Operation not permitted >&2\n", "strace")
+    strace.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{strace.parent}:/usr/bin:/bin")
+    assert cost.by_strace(LEVEL) == "may not look here"
+
+
+def test_what_strace_says_is_counted_from_the_second_visit_on():
+    lines = [
+        "epoll_wait(3, [{...}], 1023, -1) = 1",
+        "accept4(4, ...) = 5",
+        "close(5) = 0",
+        "epoll_pwait(3, [], 1023, 1000, NULL, 8) = 0",
+        "epoll_pwait(3, [{...}], 1023, 1000, NULL, 8) = 1",
+        "accept4(4, ...) = 5",
+        "--- SIGCHLD ---",
+        "recvfrom(5, 0x1, 1024, 0) = 18",
+        "close(5) = 0",
+        "epoll_wait(3,  <detached ...>",
+    ]
+    assert cost._count_traced(lines) == {"epoll_wait": 1, "accept4": 1, "recvfrom": 1, "close": 1}
+
+
+SLOW = """
+def serve(listener):
+    while True:
+        connection, _ = listener.accept()
+        connection.recv(1024)
+        time.sleep({pause})
+        connection.sendall(ANSWER)
+        connection.close()
+"""
+
+
+def test_how_long_clients_wait(serving):
+    quick, slow = (serve(serving(SLOW.format(pause=each), f"{each}.py")) for each in (0, 0.05))
+    with quick, slow:
+        times = cost.waits(quick, slow, times=4)
+    assert [len(each) for each in times] == [4, 4]
+    assert max(times[0]) < 0.05 <= min(times[1])

@@ -165,7 +165,9 @@ def test_a_second_signal_does_not_disturb_the_first(run_folder, first, second):
     """It comes while the stack is unwound, and is over when the next line would run."""
     serve = SIGNALLED.format(first=first, second=second)
     lines = f"import time\n{serve}chapter.serve = serve\n"
-    with lab.serve(lab.variant("01_one_request", "signalled.py", lines)) as server:
+    with lab.serve(
+        lab.variant(ROOT / "code" / "01_one_request.py", "signalled.py", lines)
+    ) as server:
         assert (server.wait(), server.errors()) == (0, "")
         assert server.output() == "every socket is closed\n"
 

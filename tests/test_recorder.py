@@ -29,7 +29,7 @@ def in_accept(run):
 
 def test_the_calls_of_one_request_in_their_order():
     with lab.record(LOOP) as run:
-        talk = run.talk("only")
+        talk = run.connect("only")
         plain_get(talk, run.server)
         in_accept(run)
     made = [(call.name, call.got) for call in calls(run)]
@@ -46,7 +46,7 @@ def test_the_calls_of_one_request_in_their_order():
 
 def test_lines_and_calls_agree_with_the_source():
     with lab.record(LOOP) as run:
-        plain_get(run.talk("only"), run.server)
+        plain_get(run.connect("only"), run.server)
     source = run.recording.source
     for call in calls(run, "accept", "recv", "send"):
         assert f".{call.name}(" in source[call.line - 1]
@@ -57,7 +57,7 @@ def test_lines_and_calls_agree_with_the_source():
 def test_one_clock_for_the_server_and_its_clients():
     with lab.record(LOOP) as run:
         in_accept(run)
-        talk = run.talk("only")
+        talk = run.connect("only")
         lab.until_blocked(run.server.pid, "recvfrom")
         with run.server.paused():  # or it might have read before we note that we have sent
             talk.send(lab.clients.REQUEST)
@@ -71,7 +71,7 @@ def test_one_clock_for_the_server_and_its_clients():
 
 def test_a_blocked_call_is_as_long_as_it_blocked():
     with lab.record(LOOP) as run:
-        talk = run.talk("slow")
+        talk = run.connect("slow")
         lab.until_blocked(run.server.pid, "recvfrom")
         blocked_from = time.monotonic()
         lab.until(lambda: time.monotonic() > blocked_from + 0.1)
@@ -82,9 +82,9 @@ def test_a_blocked_call_is_as_long_as_it_blocked():
 
 def test_states_and_queues_after_each_call():
     with lab.record(LOOP) as run:
-        first = run.talk("first")
+        first = run.connect("first")
         lab.until_blocked(run.server.pid, "recvfrom")
-        second = run.talk("second")
+        second = run.connect("second")
         plain_get(first, run.server)
         plain_get(second, run.server)
     listen, accept, recv = (calls(run, name)[0] for name in ("listen", "accept", "recv"))
@@ -105,7 +105,7 @@ def test_a_call_that_never_returns_is_there():
 
 def test_an_error_is_recorded_by_its_name():
     with lab.record(LOOP) as run:
-        awkward.half_a_request_then_resets(run.talk("rude"), run.server)
+        awkward.half_a_request_then_resets(run.connect("rude"), run.server)
         run.server.wait()
     assert calls(run, "recv")[-1].error == "ConnectionResetError"
     assert run.recording.status == 1
@@ -113,7 +113,7 @@ def test_an_error_is_recorded_by_its_name():
 
 def test_the_cap_is_kept_and_told():
     with lab.record(LOOP, most_calls=50) as run:
-        run.talk("leaves").close()
+        run.connect("leaves").close()
         lab.until(run.is_full)
     assert run.recording.capped
     assert len(calls(run)) == 50
@@ -122,7 +122,7 @@ def test_the_cap_is_kept_and_told():
 
 def test_a_run_below_the_cap_is_not_capped():
     with lab.record(LOOP) as run:
-        plain_get(run.talk("only"), run.server)
+        plain_get(run.connect("only"), run.server)
     assert not run.recording.capped
 
 
@@ -133,7 +133,7 @@ def size(recording):
 
 def test_it_is_plain_data():
     with lab.record(LOOP) as run:
-        plain_get(run.talk("only"), run.server)
+        plain_get(run.connect("only"), run.server)
     assert size(run.recording) < 20_000
 
 
@@ -156,7 +156,7 @@ EPOLL = """
 
 def test_epoll_calls_and_the_interest_list_after_each(serving):
     with lab.record(serving(EPOLL)) as run:
-        plain_get(run.talk("only"), run.server)
+        plain_get(run.connect("only"), run.server)
         run.server.wait()
     made = calls(run, "register", "modify", "unregister", "poll")
     names = [call.name for call in made]
@@ -184,7 +184,7 @@ def test_threads_have_lanes_of_their_own(serving):
     )
     with lab.record(path) as run:
         for name in ("first", "second"):
-            plain_get(run.talk(name), run.server)
+            plain_get(run.connect(name), run.server)
         run.server.wait()
     lanes = {call.thread for call in calls(run, "recv", "sendall")}
     assert lanes == {"worker 0", "worker 1"}
@@ -202,7 +202,7 @@ def test_one_that_runs_without_calling_anything_is_seen(serving):
         """
     )
     with lab.record(path) as run:
-        run.talk("only")
+        run.connect("only")
         run.server.wait()
     assert len(run.recording.lines) > 2000
     assert not calls(run, "(runs)")
@@ -296,7 +296,7 @@ def test_threads_that_close_each_others_sockets_are_not_disturbed(serving):
 
 def test_it_ended_when_the_server_did():
     with lab.record(LOOP) as run:
-        awkward.half_a_request_then_resets(run.talk("rude"), run.server)
+        awkward.half_a_request_then_resets(run.connect("rude"), run.server)
         run.server.wait()
         later = time.monotonic() + 0.3
         lab.until(lambda: time.monotonic() > later)
@@ -306,7 +306,7 @@ def test_it_ended_when_the_server_did():
 
 def test_clients_are_closed_in_the_end():
     with lab.record(LOOP) as run:
-        run.talk("forgotten")
+        run.connect("forgotten")
     assert run.recording.clients[0].events[-1].what == "left"
 
 
@@ -328,7 +328,7 @@ def serve(listener):
     asyncio.run(run(listener))
 """
     with lab.record(serving(loop)) as run:
-        awkward.plain_get(run.talk("client"), run.server)
+        awkward.plain_get(run.connect("client"), run.server)
     calls = [call.name for call in run.recording.calls()]
     for name in ("register", "poll", "accept", "recv", "send", "unregister", "close"):
         assert name in calls
@@ -355,7 +355,7 @@ WORKER = """
 
 def test_a_worker_is_seen_to_wait_in_a_queue_and_in_a_query(serving):
     with lab.record(serving(WORKER)) as run:
-        talk = run.talk("only")
+        talk = run.connect("only")
         lab.until_at_rest(run.server.pid, 2)
         blocked_from = time.monotonic()
         lab.until(lambda: time.monotonic() > blocked_from + 0.1)
@@ -386,7 +386,7 @@ def test_a_module_of_the_servers_folder_is_recorded_and_a_library_is_not(write):
     write(FRAME + POOL, "pool.py")
     path = write("import pool\npool.main()\n", "variant.py")
     with lab.record(path) as run:
-        plain_get(run.talk("only"), run.server)
+        plain_get(run.connect("only"), run.server)
         run.server.wait()
     of_threads = {"MainThread": [], "pool_0": []}
     for call in calls(run):
@@ -473,7 +473,7 @@ def test_when_something_first_happened_to_a_client():
 def test_what_is_watched_is_read_after_the_call(serving):
     """What a register, modify or unregister has changed is seen after itself, not later."""
     with lab.record(serving(EPOLL)) as run:
-        plain_get(run.talk("only"), run.server)
+        plain_get(run.connect("only"), run.server)
         run.server.wait()
     before = {}
     for call in run.recording.calls("register", "modify", "unregister"):
@@ -514,7 +514,7 @@ def test_beginnings_and_returns_are_put_together():
 def test_the_cap_is_one_call_more_than_is_recorded(most, capped):
     """One request takes nine calls until the server is stopped."""
     with lab.record(LOOP, most_calls=most) as run:
-        plain_get(run.talk("only"), run.server)
+        plain_get(run.connect("only"), run.server)
         in_accept(run)
     assert len(calls(run)) == most and run.recording.capped == capped
 
@@ -541,7 +541,36 @@ def test_what_a_call_calls_in_its_turn_is_not_recorded(serving):
             listener.accept()[0].close()
     """)
     with lab.record(path) as run:
-        run.talk("only")
+        run.connect("only")
         run.server.wait()
     names = [call.name for call in run.recording.calls()]
     assert names[names.index("settimeout") :] == ["settimeout", "accept", "close"]
+
+
+def test_a_run_answers_for_its_recording():
+    with lab.record(LOOP) as run:
+        run.connect("only").ask(pieces=2)
+    assert run.calls("send") == run.recording.calls("send") and run.calls() == run.recording.calls()
+    assert run.of("only", "recv") == run.recording.of("only", "recv") != []
+    assert run.client("only") is run.recording.clients[0]
+    assert [count for _, count in run.client("only").all("sent")] == [9, 9]
+    assert run.client("only").all("was reset") == []
+    send = run.calls("send")[0]
+    assert (send.offered, send.state) == (78, "ESTABLISHED")
+    assert run.recording.code(send.line).startswith("connection.send")
+    recv, close = run.calls("recv")[0], run.of("only", "close")[0]
+    assert recv.offered is None and close.state == "gone"
+
+
+def test_the_share_of_a_call():
+    """Of 0.4 s, 0.3 s in recv: the last accept takes the rest, and never returned."""
+    calls = [
+        Call("accept", 3, "MainThread", 1, 10.0, [], took=0.05),
+        Call("recv", 4, "MainThread", 2, 10.05, [], took=0.1, got={"bytes": 1}),
+        Call("recv", 4, "MainThread", 2, 10.15, [], took=0.2, got={"bytes": 1}),
+        Call("accept", 3, "MainThread", 1, 10.35, []),
+    ]
+    recording = Recording("server.py", [], 0, 10.4, calls, [], [], False)
+    assert recording.share("recv") == pytest.approx(0.75)
+    assert recording.share("accept") == pytest.approx(0.25)
+    assert recording.share("send") == 0

@@ -129,7 +129,7 @@ def test_out_of_descriptors_it_sleeps_and_lets_them_in_when_one_leaves(ten):
 
 def test_when_one_leaves_the_next_is_let_in_at_once(run_folder):
     """And not when the pause is over, which takes a minute here."""
-    path = lab.variant("10_peers_that_close", "patient.py", PATIENCE=60)
+    path = lab.variant(ROOT / "code" / "10_peers_that_close.py", "patient.py", PATIENCE=60)
     with lab.serve(path) as server:
         lab.until_blocked(server.pid, "epoll_wait")
         free = lab.kernel.descriptors(server.pid)

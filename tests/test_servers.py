@@ -85,7 +85,7 @@ def test_what_it_watches_at_each_step(four):
 
 def test_its_calls_for_one_request():
     with lab.record(ROOT / "code" / "04_level_triggered.py") as run:
-        awkward.plain_get(run.talk("client"), run.server)
+        awkward.plain_get(run.connect("client"), run.server)
         lab.until(lambda: lab.kernel.descriptors(run.server.pid) == 6)  # one is the recorder's
     calls = [call.name for call in run.recording.calls()]
     assert [call for call in calls if call in ("register", "modify", "unregister")] == [
@@ -114,7 +114,7 @@ def test_a_slow_reader_does_not_stop_the_others(tmp_path):
 def test_all_is_edge_triggered_at_each_step():
     with lab.record(FIVE) as run:
         lab.until_blocked(run.server.pid, "epoll_wait")
-        awkward.plain_get(run.talk("client"), run.server)
+        awkward.plain_get(run.connect("client"), run.server)
         lab.until_at_rest(run.server.pid, 1)
     seen = [
         mask
@@ -441,7 +441,7 @@ def test_a_client_that_does_not_read_stops_nobody(path):
 def segments_of(path, request, number):
     """(segments of data that a client gets, the calls on its socket), of pipelined answers."""
     with lab.record(path) as run:
-        talk = run.talk("client")
+        talk = run.connect("client")
         lab.until_at_rest(run.server.pid, 2)
         talk.send(request)
         read_answers(talk, number)

@@ -11,7 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import lab
-from conftest import BOOK
+from conftest import BOOK, ROOT
 from lab import session
 from lab.session import write_whole
 
@@ -21,8 +21,11 @@ def test_a_name_without_a_folder_is_a_file_in_run(run_folder):
     assert session.find("../code/server.py") == run_folder.parent.parent / "code" / "server.py"
 
 
+LEVEL = ROOT / "code" / "04_level_triggered.py"
+
+
 def test_a_variant_has_other_settings_and_is_the_same_program(run_folder):
-    path = lab.variant("04_level_triggered", "variant.py", BACKLOG=7)
+    path = lab.variant(LEVEL, "variant.py", BACKLOG=7)
     assert path == "run/variant.py"
     with lab.serve(path) as server:
         assert lab.kernel.accept_queue(server.address) == (0, 7)
@@ -31,7 +34,9 @@ def test_a_variant_has_other_settings_and_is_the_same_program(run_folder):
 
 def test_a_variant_may_change_what_it_likes_in_the_chapter(run_folder):
     lines = "chapter.ANSWER = chapter.ANSWER.replace(b'world', b'there')"
-    with lab.serve(lab.variant("02_request_loop", "variant.py", lines)) as server:
+    with lab.serve(
+        lab.variant(ROOT / "code" / "02_request_loop.py", "variant.py", lines)
+    ) as server:
         assert lab.get(server.address).body == b"Hello, there!"
 
 
@@ -40,9 +45,17 @@ STALE = "raise SystemExit('left behind in run/')\n"
 
 def test_a_stale_file_in_run_does_not_stand_for_the_chapter(run_folder):
     (run_folder / "04_level_triggered.py").write_text(STALE)
-    with lab.serve(lab.variant("04_level_triggered", "variant.py", BACKLOG=7)) as server:
+    with lab.serve(lab.variant(LEVEL, "variant.py", BACKLOG=7)) as server:
         assert lab.kernel.accept_queue(server.address) == (0, 7)
         assert lab.rows.is_hello(lab.get(server.address))
+
+
+def test_a_variant_of_a_file_in_run_is_what_the_reader_has_made_of_it(run_folder):
+    changed = LEVEL.read_text(encoding="utf-8").replace("Hello, world!", "Hello, there!")
+    (run_folder / LEVEL.name).write_text(changed, encoding="utf-8")
+    with lab.serve(lab.variant(LEVEL.name, "variant.py", BACKLOG=7)) as server:
+        assert lab.kernel.accept_queue(server.address) == (0, 7)
+        assert lab.get(server.address).body == b"Hello, there!"
 
 
 OTHER_LOOP = """
@@ -62,7 +75,7 @@ def test_a_variant_of_another_loop_has_the_chapters_settings(run_folder):
     """A module of run/, that is not stale: and the chapter that it imports is the changed one."""
     (run_folder / "04_level_triggered.py").write_text(STALE)
     (run_folder / "other.py").write_text(OTHER_LOOP + "main = chapter.main\n")
-    path = lab.variant("04_level_triggered", "variant.py", start="other", BACKLOG=7)
+    path = lab.variant(LEVEL, "variant.py", start="other", BACKLOG=7)
     with lab.serve(path) as server:
         server.wait_for("another loop")
         assert lab.kernel.accept_queue(server.address) == (0, 7)

@@ -4,6 +4,8 @@ session    the notebook's servers and files       recorder  everything a run did
 crowd      many clients at once                   cost      what a visit costs a server
 matrix     every server against every client      show      figures and tables
 article    the claims and the defects             notebooks the pages as files
+experiment the words that cells are written in    measured  values in bands, tables of them
+steps      a run's calls, and what was watched
 
 Two more rooms stand beside this one, and need nothing but Python: `survive` (servers, clients, the
 awkward ones, the scene that judges them) and `look` (the kernel's view, and a look at any process).
@@ -34,7 +36,7 @@ from look import kernel  # noqa: E402
 from look.report import report  # noqa: E402
 from look.view import look_at  # noqa: E402
 from survive import awkward, clients, rows, scene  # noqa: E402
-from survive.clients import Conversation, get, outcome  # noqa: E402
+from survive.clients import REQUEST, Conversation, fill, get, outcome, pair, reset  # noqa: E402
 from survive.rows import Traits  # noqa: E402
 from survive.server import Server, ServerError, free_port, serve  # noqa: E402
 from survive.waiting import until, until_at_rest, until_blocked  # noqa: E402
@@ -50,17 +52,39 @@ from .article import (  # noqa: E402
     verdicts,
 )
 from .crowd import Asker, Crowd, ask_all  # noqa: E402
+from .experiment import (  # noqa: E402
+    asleep,
+    at_rest,
+    both_ends,
+    connect,
+    entries,
+    inherited,
+    names,
+    reported,
+    run_in_child,
+    send_without_copying,
+    settled,
+    tls_pair,
+    together,
+    told,
+    tried,
+)
 from .matrix import check  # noqa: E402
+from .measured import Table, about, timed  # noqa: E402
 from .recorder import record  # noqa: E402
 from .session import start, stop_all, variant  # noqa: E402
+from .steps import Steps  # noqa: E402
 
 if _shell:
     session.add_magic(_shell)
 
 __all__ = [
-    "CLAIM_WORDS", "Asker", "Conversation", "Crowd", "Server", "ServerError", "Traits", "article",
-    "ask_all", "awkward", "by_chapter", "check", "claims", "clients", "cost", "crowd", "defects",
-    "free_port", "get", "kernel", "list_defects", "look_at", "matrix", "notebooks", "outcome",
-    "proofs", "record", "report", "rows", "scene", "serve", "session", "show", "start", "stop_all",
-    "until", "until_at_rest", "until_blocked", "variant", "verdicts",
+    "CLAIM_WORDS", "REQUEST", "Asker", "Conversation", "Crowd", "Server", "ServerError",
+    "Steps", "Table", "Traits", "about", "article", "ask_all", "asleep", "at_rest", "awkward",
+    "both_ends", "by_chapter", "check", "claims", "clients", "connect", "cost", "crowd",
+    "defects", "entries", "fill", "free_port", "get", "inherited", "kernel", "list_defects",
+    "look_at", "matrix", "names", "notebooks", "outcome", "pair", "proofs", "record", "report",
+    "reported", "reset", "rows", "run_in_child", "scene", "send_without_copying", "serve",
+    "session", "settled", "show", "start", "stop_all", "timed", "tls_pair", "together", "told",
+    "tried", "until", "until_at_rest", "until_blocked", "variant", "verdicts",
 ]  # fmt: skip

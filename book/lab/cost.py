@@ -1,12 +1,22 @@
-"""What a client's visit costs a server: system calls, counted by the recorder, and CPU time."""
+"""What a client's visit costs a server: system calls, counted by the recorder, and CPU time.
+
+What the recorder counts is what Python's methods were called for. strace(1), where it is installed,
+counts the same visits from outside.
+"""
 
 import collections
+import re
+import shutil
+import subprocess
 
 from look import kernel
 from survive import clients
+from survive.server import serve
 from survive.waiting import until, until_at_rest, until_blocked
 
+from .measured import timed
 from .recorder import record
+from .session import find
 
 # What the recorder calls by Python's names, as the kernel does.
 SYSTEM_CALLS = {
@@ -64,9 +74,9 @@ def system_calls(name, at_once=1):
     with record(name) as run:
         until_blocked(run.server.pid, "epoll_wait")
         if at_once > 1:
-            visits_at_once(run.server, run.talk, at_once)
+            visits_at_once(run.server, run.connect, at_once)
         else:
-            visits(run.server, run.talk)
+            visits(run.server, run.connect)
     begin = run.recording.clients[0].events[0].when
     end = run.recording.clients[-1].events[-1].when
     count = collections.Counter(
@@ -82,6 +92,68 @@ def system_calls(name, at_once=1):
 def _timed_out(call):
     """Did a poll wait for a second, and find nothing?"""
     return call.name == "poll" and call.got == [] and call.took > 0.9
+
+
+TRACED = "epoll_wait,epoll_pwait,epoll_ctl,accept4,recvfrom,sendto,shutdown,close"
+
+
+def by_strace(name):
+    """Count the same by strace: {name: number}, or a text that says why it can't.
+
+    name: a file in run/, or a path, of an epoll server.
+    """
+    if not shutil.which("strace"):
+        return "not installed here"
+    with serve(find(name)) as server:
+        until_blocked(server.pid, "epoll_wait")
+        command = ["strace", "-p", str(server.pid), "-e", f"trace={TRACED}", "-e", "signal=none"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+            if "attached" not in strace.stderr.readline():
+                return "may not look here"
+            try:
+                # One before the others: of the call that strace found it in it may tell or not.
+                clients.get(server.address)
+                until_at_rest(server.pid, 1)
+                visits(server, lambda name: clients.Conversation(server.address, name))
+            finally:
+                strace.terminate()
+                lines = strace.stderr.read().splitlines()
+    return per_visit(_count_traced(lines))
+
+
+def _count_traced(lines):
+    """Count the calls of strace's lines that follow the first visit; a poll in vain is none."""
+    first = next(n for n, line in enumerate(lines) if line.startswith("close("))
+    count = collections.Counter()
+    for line in lines[first + 1 :]:
+        call = re.match(r"(\w+)\(", line)
+        in_vain = re.search(r"(1000|-1)(, NULL, 8)?\) += 0$", line) or "detached" in line
+        if call and not in_vain:
+            count[call[1].replace("pwait", "wait")] += 1
+    return count
+
+
+def compare_with_strace(counts):
+    """Compare what system_calls() has counted with strace: "agrees", or why it can't be told.
+
+    counts: {name of the server's file: its counts}. Raises AssertionError where they differ.
+    """
+    for name, counted in counts.items():
+        traced = by_strace(name)
+        if isinstance(traced, str):
+            return traced
+        assert traced == counted, f"{name}: strace has counted {traced}, the recorder {counted}"
+    return "agrees"
+
+
+def waits(*servers, times):
+    """Return how long so many clients of each server wait, from connecting to the answer's end.
+
+    A list of seconds for each server. They are asked in turns, so that a machine that is slow for a
+    while is so for all of them.
+    """
+    rounds = [[timed(clients.get, server.address) for server in servers] for _ in range(times)]
+    return [list(each) for each in zip(*rounds, strict=True)]
 
 
 def cpu_per_request(*servers, requests=20, turns=8):

@@ -132,7 +132,7 @@ def check(name, client, *more, **traits):
     """Play clients of the matrix, by their names, against a server of the reader's own.
 
     name: a file in run/, or a path. traits: what sets the server apart, as survive.rows.Traits
-    has it. Prints a line for each client.
+    has it. Prints those that are solved in one line, and one for each that is not, with why.
     """
     column = Column(Path(name).stem, str(find(name)), traits=Traits(**traits))
     rows = [row(each) for each in (client, *more)]
@@ -141,7 +141,10 @@ def check(name, client, *more, **traits):
     except ServerError as error:
         print(error)
         return
-    for each in rows:
-        verdict = verdicts[each.name, column.label]
-        done = "solved" if verdict.word in ("ok", "ends") else "not yet"
-        print(f"{each.name}: {done} ({verdict})")
+    mine = {each.name: verdicts[each.name, column.label] for each in rows}
+    solved = [name for name, verdict in mine.items() if verdict.word in ("ok", "ends")]
+    if solved:
+        print("solved:", ", ".join(solved))
+    for name, verdict in mine.items():
+        if name not in solved:
+            print(f"not yet: {name} ({verdict})")

@@ -1,7 +1,7 @@
 """The recorder: run a server, and keep what it and its clients did, on one clock.
 
     with lab.record("02_request_loop.py") as run:
-        lab.awkward.plain_get(run.talk("first"), run.server)
+        lab.awkward.plain_get(run.connect("first"), run.server)
     run.recording.calls("recv")
 
 The server runs in a process of its own, under `_recorded.py`; the clock is CLOCK_MONOTONIC, which
@@ -75,6 +75,17 @@ class Call:
         return self.got if self.name.startswith("send") else None
 
     @property
+    def offered(self):
+        """Tell how many bytes a send was given; None of another call."""
+        return self.given[0]["bytes"] if self.name.startswith("send") else None
+
+    @property
+    def state(self):
+        """Tell the state of its socket after the call; "gone" where there was none any more."""
+        seen = (self.sockets or {}).get(self.fd)
+        return seen.state if seen else "gone"
+
+    @property
     def accepted(self):
         """Tell the descriptor that an accept has returned, or None."""
         return self.got[0]["fd"] if self.name == "accept" and self.got else None
@@ -106,6 +117,10 @@ class Client(NamedTuple):
             if event.what == what:
                 return event.when
         raise ValueError(f"{self.name}: never {what!r}")
+
+    def all(self, what):
+        """Return every time that something happened to it: [(when, bytes)]."""
+        return [(event.when, event.bytes) for event in self.events if event.what == what]
 
 
 @dataclass
@@ -146,6 +161,20 @@ class Recording:
                 return client
         raise ValueError(f"no client {name!r}; there are {[each.name for each in self.clients]}")
 
+    def share(self, name):
+        """Return the share of the run, from its first call to its last, that calls of a name took.
+
+        A call that never returned took until the run ended.
+        """
+        calls = self.calls()
+        began, end = calls[0].began, max(call.returned or self.ended for call in calls)
+        taken = sum((call.returned or self.ended) - call.began for call in self.calls(name))
+        return taken / (end - began)
+
+    def code(self, line):
+        """Return a line of the server's file, by its number, without its indent."""
+        return self.source[line - 1].strip()
+
     def named(self) -> Iterator:
         """Yield each Call with {descriptor: name of its client} as it was when the call began."""
         ports, names = {client.port: client.name for client in self.clients}, {}
@@ -171,15 +200,32 @@ class Run:
         self.server = serve(path, *arguments, before=before, inherit=[out])
         self._began = time.monotonic()
 
-    def talk(self, name, seconds=5):
-        """Begin a Conversation with the server, which will be in the recording under that name."""
-        talk = Conversation(self.server.address, name, seconds)
+    def connect(self, name, **more):
+        """Begin a Conversation with the server, which will be in the recording under that name.
+
+        more: what a Conversation takes, as seconds=1.
+        """
+        talk = Conversation(self.server.address, name, **more)
         self._talks.append(talk)
         return talk
 
+    def calls(self, *names):
+        """Return the recording's Calls of these names; all, if none is given."""
+        return self.recording.calls(*names)
+
+    def of(self, client, *names):
+        """Return the recording's Calls on the socket of a client, by its name."""
+        return self.recording.of(client, *names)
+
+    def client(self, name):
+        """Return the recording's Client of a name."""
+        return self.recording.client(name)
+
+    talk = connect
+
     def asks(self, name):
         """Let a client of that name ask in a thread; return its Conversation and the thread."""
-        talk = self.talk(name)
+        talk = self.connect(name)
         thread = threading.Thread(target=plain_get, args=[talk, self.server])
         thread.start()
         return talk, thread

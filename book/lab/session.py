@@ -12,8 +12,6 @@ from pathlib import Path
 
 from survive.server import serve
 
-CODE = Path(__file__).resolve().parents[2] / "code"
-
 _started = {}  # by path: what this notebook has started and not yet stopped
 
 
@@ -66,25 +64,28 @@ def write_whole(path, text):
     return path
 
 
-def variant(chapter, name, lines="", start=None, **settings):
-    """Write a server like a chapter's, but with something changed, to run/; return its path.
+def variant(original, name, lines="", start=None, **settings):
+    """Write a server like another one, but with something changed, to run/; return its path.
 
-    chapter: `04_level_triggered`, as in code/. name: of the file. settings: constants of that
+    original: a file in run/, which has what the reader has made of it, or a path, as that of the
+    tested copy, `../code/04_level_triggered.py`. name: of the file. settings: constants of that
     module, as BACKLOG=128. lines: what else is to be done to `chapter`, as a program's text. start:
-    a module of run/ that imports the chapter's and is to be run in its place.
+    a module of run/ that imports the original and is to be run in its place.
 
-    The chapter is the tested copy, loaded by its path, and known under its name to whoever imports
-    it: a file of that name which a notebook has left in run/ may be old, or changed.
+    The original is loaded by its path, and is known under its name to whoever imports it.
     """
-    path = str(CODE / f"{chapter}.py")
+    if not str(original).endswith(".py"):
+        original = f"{Path(__file__).resolve().parents[2]}/code/{original}.py"  # TODO go
+    path = find(original)
+    module = path.stem
     constants = "".join(f"chapter.{constant} = {value!r}\n" for constant, value in settings.items())
     text = (
         "import importlib.util, sys\n"
-        f"spec = importlib.util.spec_from_file_location({chapter!r}, {path!r})\n"
-        f"chapter = sys.modules[{chapter!r}] = importlib.util.module_from_spec(spec)\n"
+        f"spec = importlib.util.spec_from_file_location({module!r}, {str(path)!r})\n"
+        f"chapter = sys.modules[{module!r}] = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(chapter)\n"
         f"{constants}{lines}\n"
-        f"importlib.import_module({(start or chapter)!r}).main()\n"
+        f"importlib.import_module({(start or module)!r}).main()\n"
     )
     return str(write_whole(Path("run", name), text))
 

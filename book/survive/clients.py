@@ -89,13 +89,14 @@ class Conversation:
     """One connection, led by hand: connect, send, receive, half-close, close, reset.
 
     address: (host, port). name: what pictures call it. seconds: the deadline of every operation,
-    after which it raises TimeoutError. `received` is all that came so far, `ended` how the other
+    after which it raises TimeoutError. receive_buffer: its size in bytes, SO_RCVBUF, which keeps it
+    from growing. `received` is all that came so far, `ended` how the other
     side's half ended: "closed", "reset", or None. `events` lists (time, what, bytes), where what is
     "calls", "connected", "sent", "half-closed", "left" or "reset", which are its own acts, or
     "got", "closed" or "was reset", which are the other side's.
     """
 
-    def __init__(self, address, name="client", seconds=SECONDS):
+    def __init__(self, address, name="client", seconds=SECONDS, receive_buffer=None):
         self.address, self.name, self.seconds = address, name, seconds
         self.events, self.received, self.ended = [], b"", None
         self.others = []  # conversations that this one has opened beside it
@@ -103,6 +104,8 @@ class Conversation:
         self._pour = None
         began = time.monotonic()
         self.socket = socket.create_connection(address, timeout=seconds)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         local = self.socket.getsockname()
         self.port = local[1]  # our own: the kernel's tables know us by it
         self.ends = address, local  # as the server has them; a socket that was reset forgets them
@@ -176,6 +179,26 @@ class Conversation:
         self.socket.settimeout(self.seconds)
         return self.received
 
+    def ask(self, pieces=1, pause=0):
+        """Send a request, in so many pieces, and receive until the end of input; return all.
+
+        pause: seconds between two pieces.
+        """
+        size = -(-len(REQUEST) // pieces)
+        for start in range(0, len(REQUEST), size):
+            time.sleep(pause if start else 0)
+            self.send(REQUEST[start : start + size])
+        return self.read_all()
+
+    def read_slowly(self, piece, pause):
+        """Receive a piece of so many bytes at the most, wait so many seconds, and so on to the end.
+
+        It begins when something is there.
+        """
+        until(lambda: kernel.unread(self.socket), self.seconds, "an answer to begin")
+        while self.receive(piece):
+            time.sleep(pause)
+
     def answers(self, method="GET"):
         """Return the complete HTTP answers received so far."""
         return parse_answers(self.received, method)
@@ -201,11 +224,19 @@ class Conversation:
         self.note("reset")
 
 
-def pair():
-    """Make a TCP connection over loopback; return its two sockets: the accepted one, its peer."""
+def pair(send_buffer=None, receive_buffer=None):
+    """Make a TCP connection over loopback; return its two sockets: the accepted one, its peer.
+
+    send_buffer: of the accepted one, receive_buffer: of its peer, in bytes; then it does not grow.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
-        return listener.accept()[0], theirs
+        ours, _ = listener.accept()
+    if send_buffer:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    if receive_buffer:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    return ours, theirs
 
 
 def reset(sock):
@@ -248,17 +279,23 @@ def outcome(call, *arguments):
 
 
 def fill(sock):
-    """Send on a non-blocking socket until its buffer, which this keeps from growing, stays full."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+    """Send on a non-blocking socket until its buffer, which this keeps from growing, stays full.
 
-    def sent():
-        count = 0
+    Returns how many bytes that took.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+    sent = 0
+
+    def stays_full():
+        nonlocal sent
+        before = sent
         with contextlib.suppress(BlockingIOError):
             while True:
-                count += sock.send(b"x" * 65536)
-        return count
+                sent += sock.send(b"x" * 65536)
+        return sent == before
 
-    until(lambda: sent() == 0, what="the send buffer to stay full")
+    until(stays_full, what="the send buffer to stay full")
+    return sent
 
 
 def get(address, seconds=SECONDS):

@@ -1,0 +1,263 @@
+"""The words of experiments: what a cell says in one line, with its waiting and tidying inside.
+
+    client = connect(server)               a client that has said nothing yet
+    client.ask()                           its request, and the answer to its end
+    at_rest(server, sockets=1)             the server sleeps, and has so many sockets
+    both_ends(client)                      ("CLOSE-WAIT", "FIN-WAIT-2"), when all has arrived
+    ours, theirs = pair()                  two ends of a connection (tls_pair: of an encrypted one)
+    told(theirs)                           what an end was told: "nothing", "a FIN", "a reset"
+    reported(ours, select.EPOLLIN)         what epoll says of it now: "IN|RDHUP", or "nothing"
+    names(epoll.poll(0))                   the same of a poll that stands in the cell
+    tried(ours.recv, 100)                  "recv: ECONNRESET", "recv: b'hello'"
+    sleeper = asleep(ours.sendall, data)   a call in a thread, as soon as it sleeps
+    together(one, another)                 several acts at once, each in a thread
+    with inherited(ours): ...              a child process that holds a socket
+    run_in_child(program, epoll, ours)     a child process that does something with what it holds
+
+Two ends of one connection are two things: looking at one right after the other has acted is a
+race. So what looks waits first until nothing is on its way, settled().
+"""
+
+import contextlib
+import os
+import select
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from look import kernel
+from survive.clients import Conversation, outcome, pair
+from survive.waiting import until, until_at_rest
+
+# A connection in one of these states waits for its peer's answer to what it has sent.
+UNANSWERED = {"SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "CLOSING", "LAST-ACK"}
+TOLD = {
+    "ESTABLISHED": "nothing",
+    "FIN-WAIT-2": "nothing",
+    "CLOSE-WAIT": "a FIN",
+    "TIME-WAIT": "a FIN",
+}
+SO_ZEROCOPY, MSG_ZEROCOPY = 60, 0x4000000  # asm-generic/socket.h, linux/socket.h
+STEP = 0.04  # seconds between the beginnings of acts together
+
+
+def connect(server, name="client", receive_buffer=None):
+    """Begin a Conversation with a server. receive_buffer: bytes, where it must not grow."""
+    return Conversation(server.address, name, receive_buffer=receive_buffer)
+
+
+def at_rest(server, sockets=None):
+    """Wait until a server sleeps, has read all, and has so many TCP sockets; its listener is one.
+
+    Raises TimeoutError, and ProcessLookupError when it has ended.
+    """
+    until_at_rest(server.pid, sockets)
+
+
+def settled(sock, seconds=5):
+    """Wait until nothing is on its way between one of our own sockets and its peer; return it.
+
+    On its way are bytes not yet acknowledged, unless the kernel only probes a peer without room; an
+    end; and a reset, when its sender is gone and the socket has not been told. Raises TimeoutError.
+    """
+    try:
+        here, there = sock.getsockname(), sock.getpeername()
+    except OSError:  # without a peer nothing can be on its way
+        return sock
+    until(lambda: _settled(here, there), seconds, "a connection to settle")
+    return sock
+
+
+def _settled(here, there):
+    ours, theirs = kernel.find_socket(here, there), kernel.find_socket(there, here)
+    if not ours or ours.state == "TIME-WAIT":
+        return not theirs or not _on_its_way(theirs)
+    return bool(theirs) and not _on_its_way(ours) and not _on_its_way(theirs)
+
+
+def _on_its_way(end):
+    return end.state in UNANSWERED or (end.unsent and end.timer != "probe")
+
+
+def both_ends(client):
+    """Return the states of a Conversation's socket and of the server's: "gone" where it has none.
+
+    It waits until the connection has settled. A closed socket may still have a state. Raises
+    TimeoutError.
+    """
+    there, here = client.ends
+    until(lambda: _settled(here, there), what="a connection to settle")
+    ends = [kernel.find_socket(here, there), kernel.find_socket(there, here)]
+    ours, theirs = (end.state if end else "gone" for end in ends)
+    # A socket that was reset is in no table of the kernel's, but it can be asked.
+    return (ours if client.is_closed or ours != "gone" else client.state()), theirs
+
+
+def tls_pair():
+    """Make such a pair that talks TLS, and knows nobody's certificate; return its two sockets."""
+    contexts = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for context in contexts:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # the last that goes without one
+        context.set_ciphers("aNULL:@SECLEVEL=0")
+    ours, theirs = pair()
+    with ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(contexts[0].wrap_socket, ours, server_side=True)
+        peer = contexts[1].wrap_socket(theirs)
+        return accepted.result(), peer
+
+
+def told(sock):
+    """Return what one of our own sockets has been told by its peer: "nothing", "a FIN", "a reset".
+
+    What was told before a reset is forgotten. Raises TimeoutError when it does not settle.
+    """
+    state = kernel.state_of(settled(sock))
+    return TOLD[state] if state != "CLOSE" else "a FIN" if _ended_in_order(sock) else "a reset"
+
+
+def _ended_in_order(sock):
+    """Has a socket in state CLOSE come there by both ends? Then one of the kernel's own remains.
+
+    A reset leaves an error, until a call reports it: its port may be that of an earlier connection.
+    """
+    poll = select.poll()
+    poll.register(sock, 0)
+    if any(mask & select.POLLERR for _, mask in poll.poll(0)):
+        return False
+    here = sock.getsockname()
+    rows = kernel.sockets(here[1])
+    return any(row.local == here and row.state == "TIME-WAIT" for row in rows)
+
+
+def names(reports):
+    """Return what a poll returned, in names: "IN|RDHUP"; "IN, OUT" of two; "nothing" of none."""
+    return ", ".join(kernel.mask_names(mask) for _, mask in reports) or "nothing"
+
+
+def reported(sock, mask=0):
+    """Return what a new epoll, level-triggered, says of a socket of ours that has settled."""
+    settled(sock)
+    with select.epoll() as epoll:
+        epoll.register(sock, mask)
+        return names(epoll.poll(0))
+
+
+def entries(epoll):
+    """Count what stands on the interest list of an epoll object of our own."""
+    return len(kernel.registrations(os.getpid(), epoll.fileno()))
+
+
+def tried(call, *arguments):
+    """Call something; return what came of it, in words: "accept: EAGAIN", "recv: b''"."""
+    try:
+        result = outcome(call, *arguments)
+    except ValueError as error:
+        result = f"ValueError: {error}"
+    return f"{call.__name__}: {'done' if result is None else result}"
+
+
+class asleep:  # noqa: N801  a word among words
+    """Make a call in a thread of its own, and wait until it sleeps.
+
+    `call` is the system call that it sleeps in. A call that returns at once has no such name:
+    `call` is None then. The thread does not keep the process.
+    """
+
+    def __init__(self, call, *arguments):
+        self.call, self._outcome = None, None
+        self._thread = threading.Thread(target=self._run, args=[call, *arguments], daemon=True)
+        self._thread.start()
+        until(self._where, what=f"{call.__name__} to sleep")
+
+    def _run(self, call, *arguments):
+        self._outcome = tried(call, *arguments)
+
+    def _where(self):
+        blocked = None
+        with contextlib.suppress(ProcessLookupError):
+            blocked = kernel.blocked_in(os.getpid(), self._thread.native_id)
+        if blocked and blocked.call != "futex":  # there it waits for Python's lock, not in the call
+            self.call = blocked.call
+        return self.call or not self._thread.is_alive()
+
+    @property
+    def is_over(self):
+        """Has the call returned?"""
+        return not self._thread.is_alive()
+
+    def result(self, seconds=5):
+        """Wait until the call has returned; return what came of it, as tried() says it.
+
+        Raises TimeoutError.
+        """
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            raise TimeoutError(f"waited {seconds} s for a call that sleeps in {self.call}")
+        return self._outcome
+
+
+def together(*acts):
+    """Do several acts at once, each in a thread, a moment apart; wait for all of them.
+
+    What the first of them to fail has raised is raised here.
+    """
+    errors = []
+
+    def do(act):
+        try:
+            act()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=do, args=[act]) for act in acts]
+    for thread in threads:
+        thread.start()
+        time.sleep(STEP)
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def send_without_copying(sock, data):
+    """Send, and have the kernel take the data from where they lie: MSG_ZEROCOPY, Linux 4.14.
+
+    The receipt, which says that they may be changed again, comes through the error queue.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+    return sock.send(data, MSG_ZEROCOPY)
+
+
+@contextlib.contextmanager
+def inherited(*files):
+    """Have a child process hold some sockets, as long as the block lasts, and do nothing else.
+
+    It ends with its input, so also when we end without a word.
+    """
+    numbers = [file.fileno() for file in files]
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=numbers):
+        yield
+
+
+def run_in_child(program, *files):
+    """Run a Python program in a child process that has inherited some files of ours; return what
+    it printed.
+
+    The files' numbers, which are the same there, are its arguments. Raises CalledProcessError.
+    """
+    numbers = [file.fileno() for file in files]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, numbers)],
+        pass_fds=numbers,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=20,
+        check=True,
+    )
+    return done.stdout.strip()
