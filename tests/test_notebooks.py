@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from conftest import BOOK, ROOT
+from conftest import BOOK, ROOT, pages
 from lab import notebooks
 
 NOTEBOOKS = notebooks.notebooks()
@@ -126,6 +126,36 @@ def test_hardly_200_words_without_a_cell_or_a_picture(path):
         run = run + len(cell.source.split()) if cell.cell_type == "markdown" else 0
         longest = max(longest, run)
     assert longest <= 230
+
+
+FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+
+
+def experiments(name):
+    """The cells of a chapter that are experiments, as (cell, its lines that are not blank)."""
+    for cell in notebooks.read(BOOK / f"{name}.ipynb").cells:
+        if cell.cell_type == "code" and not cell.source.startswith("%%writefile"):
+            yield cell, sum(bool(line.strip()) for line in cell.source.splitlines())
+
+
+def is_folded(cell):
+    return bool(FOLDED & set(cell.metadata.get("tags", [])))
+
+
+@pytest.mark.parametrize("name", pages(path.stem for path in CHAPTERS))
+def test_an_experiment_reads_like_a_script(name):
+    """Short, in view, and where it is folded, the button says what it opens."""
+    found = list(experiments(name))
+    lines = sum(count for _, count in found)
+    assert lines <= 450, f"{lines} lines of experiment"
+    in_view = sum(count for cell, count in found if not is_folded(cell))
+    assert in_view >= 0.75 * lines, f"{in_view} of {lines} lines are in view"
+    long = {cell.id: count for cell, count in found if count > 40}
+    assert not long, f"over 40 lines: {long}"
+    for cell in notebooks.read(BOOK / f"{name}.ipynb").cells:
+        if "hide-input" in cell.metadata.get("tags", []):
+            prompts = cell.metadata.get("mystnb", {})
+            assert prompts.keys() == {"code_prompt_show", "code_prompt_hide"}, cell.id
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
