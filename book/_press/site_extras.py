@@ -2,6 +2,8 @@
 
 - A cell with the tag `claim-42`, or `defect-7`, becomes the target of that name, for the links on
   the pages of the claims and of the defects.
+- A listing's end that is the same in every chapter (main, stop, complain) is folded from chapter 2
+  on. On a phone, where a script is cut off below its first lines, a button shows all of it.
 - Links in outputs lead to `NAME.ipynb`, which is right in JupyterLab; here they become pages.
 - The theme loads its icons twice: as a font, and as a script of 1.5 MB that draws each anew. The
   pages do without the script.
@@ -27,6 +29,24 @@ def name_findings(app, doctree):
             if re.fullmatch(r"(claim|defect)-\d+", tag) and tag not in known:
                 known.add(tag)
                 cell["ids"].append(tag)
+
+
+SERVER = re.compile(r"%%writefile run/(?!01)\d\d_\w+\.py\n.*?\n\n\n(?=def main\(\):\n)", re.DOTALL)
+FOLD = '<details class="lab-same"><summary>main, stop, complain: as in every chapter</summary>'
+
+
+def fold_the_same(app, doctree):
+    """Fold what is the same at the end of every chapter's server, and name its listing's kind."""
+    for listing in list(doctree.findall(nodes.literal_block)):
+        text = listing.astext()
+        if found := SERVER.match(text):
+            ends = [listing.deepcopy(), listing.deepcopy()]
+            for end, part in zip(ends, (found[0].rstrip(), text[found.end() :]), strict=True):
+                end.rawsource, end.children = part, []
+                end += nodes.Text(part)
+            listing.parent["classes"].append("lab-server")
+            fold, close = (nodes.raw("", html, format="html") for html in (FOLD, "</details>"))
+            listing.parent.replace(listing, [ends[0], fold, ends[1], close])
 
 
 def lead_to_pages(app, doctree, docname):
@@ -86,5 +106,6 @@ def setup(app):
     app.connect("config-inited", add_address)
     app.connect("build-finished", leave_out_icon_script)
     app.connect("doctree-read", name_findings)
+    app.connect("doctree-read", fold_the_same)
     app.connect("doctree-resolved", lead_to_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
