@@ -236,15 +236,15 @@ def _total(row):
 
 def _draw_bars(axes, values, colors, most):
     """Draw bars from top to bottom, on a scale from 0 to most."""
-    plain = INK if colors else BLUE  # beside a legend, no colour that it explains
+    colors = colors | {None: INK if colors else BLUE}  # beside a legend, a colour not in it
     for place, row in enumerate(values.values()):
+        parts = row if isinstance(row, dict) else {None: row}
         left = 0
-        for part, number in row.items() if isinstance(row, dict) else [(None, row)]:
-            axes.barh(place, number, left=left, height=0.6, color=colors.get(part, plain))
-            left += number
-        total = _total(row)
-        said = f"{total:,.0f}" if total >= 10 else f"{total:.2g}"
-        axes.text(total, place, f" {said}", va="center")
+        for part in [part for part in colors if part in parts]:  # in the legend's order
+            axes.barh(place, parts[part], left=left, height=0.6, color=colors[part])
+            left += parts[part]
+        said = f"{left:,.0f}" if left >= 10 else f"{left:.2g}"
+        axes.text(left, place, f" {said}", va="center")
     axes.set_yticks(range(len(values)), values)
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(0, most or 1), ylim=(len(values) - 0.5, -0.5), xticks=[])
