@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lab import notebooks
 from look import kernel
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +50,19 @@ def read_answers(talk, number):
     while len(talk.received) < number * ANSWER_SIZE:
         assert talk.receive()
     return talk.answers()
+
+
+def printed(page, name):
+    """Return what a cell of a notebook has printed, by its stored outputs: its texts in a row."""
+    (cell,) = (cell for cell in notebooks.cells(BOOK / f"{page}.ipynb") if cell["id"] == name)
+    texts = [each.get("text") or each["data"].get("text/plain", "") for each in cell["outputs"]]
+    return "\n".join("".join(text).rstrip("\n") for text in texts)
+
+
+def rows(page, name):
+    """Return the rows of the Table that a cell of a notebook shows: {label: [cell, ...]}."""
+    lines = [line.split(" | ") for line in printed(page, name).splitlines() if " | " in line]
+    return {label: cells for label, *cells in lines}
 
 
 def interest(server, epoll=4):

@@ -250,6 +250,13 @@ of 2 lines
     ]
 
 
+def test_a_list_goes_on_after_code_and_a_number_that_does_not_follow_is_no_item():
+    text = "1. first\n\n       code\n\n   goes on\n2. second\n40. of them\n3. third\n"
+    assert [(line, flatten(block)) for line, block in blocks(text)] == [
+        (1, "first"), (5, "goes on"), (6, "second 40. of them"), (8, "third"),
+    ]  # fmt: skip
+
+
 def test_code_and_comments_are_no_blocks():
     text = """words
 

@@ -80,21 +80,26 @@ def blocks(text):
     """
     for pattern in (CODE, UNSEEN):
         text = pattern.sub(lambda found: "\n" * found[0].count("\n"), text)
-    found, is_new = [], True
+    found, is_new, items = [], True, 0
     for number, line in enumerate(text.splitlines(), 1):
         is_code = is_new and line.startswith("    ")
         if line.strip() and not is_code:
-            if is_new or _begins(line, found[-1][1][0]):
+            item = _item(line, items)
+            if is_new or item or BEGIN.match(line):
                 found.append((number, []))
+            items = item or items
             found[-1][1].append(line)
         is_new = not line.strip() or is_code
     return [(number, "\n".join(lines)) for number, lines in found]
 
 
-def _begins(line, first):
-    """Return whether a line begins a new block; first: how the one before it began."""
-    number = NUMBERED.match(line)
-    return BEGIN.match(line) or (number and (number[1] == "1" or NUMBERED.match(first)))
+def _item(line, items):
+    """Return the number of the item of a list that a line begins, or 0; items: of the last one.
+
+    A line of a paragraph may begin with a number, too: an item's is 1, or follows the last one.
+    """
+    found = NUMBERED.match(line)
+    return int(found[1]) if found and int(found[1]) in (1, items + 1) else 0
 
 
 def shown(source):

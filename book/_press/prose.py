@@ -3,7 +3,7 @@
 The message of an assertion quotes the words that it proves: `assert waits == 4, "“four times it
 waits”"`. They must stand on its page, word for word, in one passage. An address may go before
 them: `intro: “…”` is another page, `claim 71, wrong: “…”` a claim with its verdict, `defect 6: “…”`
-a defect. The tests quote as well, always with an address.
+a defect. The tests quote as well, with an address, or from the page that a test's file names, PAGE.
 
 Each item, what could be false, must lie in a quotation. It may do without one if its sentence leads
 to the web, or if a comment in its cell says why: `<!-- untied: “ten thousand”: only a name -->`, in
@@ -25,6 +25,7 @@ FILES = {"intro": notebooks.BOOK / "intro.md", "README": ROOT / "README.md"}
 HOW = ("tied", "cited", "excused", "untied")
 QUOTATION = re.compile(r"(?:(claim|defect) (\d+)(?:, (\w+))?: |(\w+): )?“([^”]*)”")
 PROGRAM = re.compile(r"^```{code-cell}\n(?::[^\n]*\n)*(.*?)^```", re.DOTALL | re.MULTILINE)
+HOME = re.compile(r'^PAGE = "(\w+)"$', re.MULTILINE)
 EXCUSE = re.compile(r"<!--\s*untied:(.*?)-->|^\s*# untied:([^\n]*)$", re.DOTALL | re.MULTILINE)
 EXCUSED = re.compile(r"((?:“[^”]+”(?:, )?)+)(?:: ?(.*))?")
 HIDING = {f"{how}-{what}" for how in ("hide", "remove") for what in ("input", "cell", "output")}
@@ -271,7 +272,9 @@ def read_book():
     for page, path in FILES.items():
         book.add_markdown(path.read_text(encoding="utf-8"), page)
     for path in sorted((ROOT / "tests").glob("*.py")):
-        book.quotations += quotations(path.read_text(encoding="utf-8"), f"tests/{path.name}")
+        source = path.read_text(encoding="utf-8")
+        home = HOME.search(source)
+        book.quotations += quotations(source, f"tests/{path.name}", home[1] if home else "")
     for claim in article.claims().values():
         book.add_claim(claim)
     for defect in article.defects().values():
