@@ -128,6 +128,7 @@ def test_hardly_200_words_without_a_cell_or_a_picture(path):
     assert longest <= 230
 
 
+LONGEST, MOST, IN_VIEW = 40, 450, 0.75  # lines of a cell, of a chapter; the share that is in view
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 
 
@@ -147,15 +148,22 @@ def test_an_experiment_reads_like_a_script(name):
     """Short, in view, and where it is folded, the button says what it opens."""
     found = list(experiments(name))
     lines = sum(count for _, count in found)
-    assert lines <= 450, f"{lines} lines of experiment"
+    assert lines <= MOST, f"{lines} lines of experiment"
     in_view = sum(count for cell, count in found if not is_folded(cell))
-    assert in_view >= 0.75 * lines, f"{in_view} of {lines} lines are in view"
-    long = {cell.id: count for cell, count in found if count > 40}
-    assert not long, f"over 40 lines: {long}"
+    assert in_view >= IN_VIEW * lines, f"{in_view} of {lines} lines are in view"
+    long = {cell.id: count for cell, count in found if count > LONGEST}
+    assert not long, f"too long: {long}"
     for cell in notebooks.read(BOOK / f"{name}.ipynb").cells:
         if "hide-input" in cell.metadata.get("tags", []):
             prompts = cell.metadata.get("mystnb", {})
             assert prompts.keys() == {"code_prompt_show", "code_prompt_hide"}, cell.id
+
+
+def test_the_readme_says_how_long_an_experiment_may_be():
+    limits = LONGEST, MOST, IN_VIEW
+    assert limits == (40, 450, 0.75), (
+        "README: “at most 40 lines a cell and 450 a chapter, 75% of them in view”"
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
