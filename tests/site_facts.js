@@ -59,6 +59,15 @@ function contrast(element, view) {  // of an element's text with what it stands 
 const TEXTS = ".lab-pill, .lab-diff span, .lab-table :is(td, th), .lab-claim p, .lab-signs, "
   + ".lab-defects li, .lab-folded summary, .lab-figure figcaption";
 
+function script(input) {  // by how much a script is cut off, before and after its button is used
+  const [pre, more] = [input.querySelector("pre"), input.nextElementSibling];
+  const hides = () => pre.scrollHeight - pre.clientHeight;
+  const has = Boolean(more && more.matches(".lab-more") && width(more));
+  const before = { has, hides: hides(), says: has ? more.textContent : "" };
+  if (has) more.click();
+  return { ...before, left: hides(), still: Boolean(has && width(more)) };
+}
+
 function facts(view) {
   const page = view.document;
   const all = (selector) => [...page.querySelectorAll(selector)];
@@ -79,6 +88,8 @@ function facts(view) {
     pale: seen.map((each) => [each.outerHTML.slice(0, 80), contrast(each, view)])
       .filter(([, ratio]) => ratio < 4.5),
     texts: seen.length,
+    height: page.querySelector(".bd-article").getBoundingClientRect().height,
+    scripts: all(".bd-article .cell_input:not(details *)").filter(width).map(script),
     theme: page.documentElement.dataset.theme,
     loaded: view.performance.getEntriesByType("resource").map((each) => each.name),
   };

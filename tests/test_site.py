@@ -104,6 +104,7 @@ def measured(folder, tasks, profile):
                 CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic",
                 "--no-first-run", "--disable-background-networking", "--disable-component-update",
                 "--disable-sync", f"--user-data-dir={profile}", "--window-size=2000,1000",
+                "--hide-scrollbars",  # a phone's take no room
                 f"http://127.0.0.1:{server.server_port}/measure",
             ],
             stdout=subprocess.DEVNULL,
@@ -269,6 +270,19 @@ def test_no_output_brings_a_style_of_its_own(pages):
         assert article and "<style" not in article, name
 
 
+def test_what_is_the_same_in_every_listing_is_folded_from_chapter_2_on(pages):
+    """The loop is in the open, and main, stop and complain are there, behind a summary."""
+    chapters = {name: text for name, text in pages.items() if re.match(r"book/\d\d_", name)}
+    assert len(chapters) >= 10
+    for name, text in chapters.items():
+        folded = re.findall(r'<details class="lab-same">.*?</details>', text, flags=re.DOTALL)
+        names = [re.sub(r"<[^>]+>", "", each) for each in folded]
+        assert bool(folded) == (name != "book/01_one_request.html"), name
+        for each in names:
+            assert "def main():" in each and "def complain(reason):" in each, name
+            assert "def serve(" not in each and "class " not in each, name
+
+
 # In Chromium.
 
 
@@ -326,6 +340,32 @@ def test_icons_are_there_without_a_script_in_one_line_and_of_one_size(seen):
         for what in ("height", "middle"):
             values = [icon[what] for icon in head]
             assert max(values) - min(values) < 0.5, (where(fact), head)
+
+
+PHONE, SCREEN, SCREENS = 360, 800, 25  # CSS pixels; how many screens a chapter may have
+
+
+def test_chapter_4_has_at_most_25_screens_of_a_phone(seen):
+    heights = [
+        fact["height"]
+        for fact in seen
+        if fact["page"] == "book/04_level_triggered.html" and fact["width"] == PHONE
+    ]
+    assert len(heights) == 2 and 10 * SCREEN < max(heights) <= SCREENS * SCREEN, heights
+
+
+def test_the_readme_says_how_long_a_chapter_may_be():
+    assert SCREENS == 25, "README: “on a phone: at most 25 screens”"
+
+
+def test_a_script_that_is_cut_off_on_a_phone_has_a_button_that_shows_all_of_it(seen):
+    for fact in seen:
+        for script in fact["scripts"]:
+            cut_off = script["hides"] > 4
+            assert script["has"] == cut_off and (fact["width"] == PHONE or not cut_off), where(fact)
+            assert script["left"] <= 4 and not script["still"], (where(fact), script)
+            assert re.fullmatch(r"the whole script, \d+ lines" if cut_off else "", script["says"])
+    assert sum(script["has"] for fact in seen for script in fact["scripts"]) > 40
 
 
 def test_text_of_ours_stands_out_from_its_ground(seen):

@@ -31,7 +31,10 @@ def name_findings(app, doctree):
                 cell["ids"].append(tag)
 
 
-SERVER = re.compile(r"%%writefile run/(?!01)\d\d_\w+\.py\n.*?\n\n\n(?=def main\(\):\n)", re.DOTALL)
+# A listing from chapter 2 on, up to the end that is the same in every chapter.
+SERVER = re.compile(
+    r"%%writefile run/(?!01)\d\d_\w+\.py\n.*?\n\n\n(?=def main\(\):\n.*\ndef complain\()", re.DOTALL
+)
 FOLD = '<details class="lab-same"><summary>main, stop, complain: as in every chapter</summary>'
 
 
