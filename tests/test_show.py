@@ -113,29 +113,6 @@ def test_the_matrix_links_faults_to_the_chapters_that_explain_them():
     assert f'<a href="02_request_loop.ipynb">{frozen}</a>' in html
 
 
-def test_the_steps_of_an_epoll_server():
-    with lab.record(LOOP.parent / "04_level_triggered.py") as run:
-        awkward.plain_get(run.connect("visitor"), run.server)
-        lab.until_blocked(run.server.pid, "epoll_wait")
-    steps = show.steps(run.recording)
-    assert steps[:2] == [
-        ("register listener, IN", "listener: IN|ERR|HUP"),
-        ("poll → listener: IN", "listener: IN|ERR|HUP"),
-    ]
-    both = "listener: IN|ERR|HUP, visitor: "
-    for step in (
-        ("register visitor, IN", both + "IN|ERR|HUP"),
-        ("visitor.recv → 18 bytes", both + "IN|ERR|HUP"),
-        ("modify visitor, OUT", both + "OUT|ERR|HUP"),
-        ("visitor.send → 78 bytes", both + "OUT|ERR|HUP"),
-        ("modify visitor, -", both + "ERR|HUP"),
-        ("poll → visitor: HUP", both + "ERR|HUP"),
-        ("unregister visitor", "listener: IN|ERR|HUP"),
-    ):
-        assert step in steps
-    assert steps[-2:] == [("epoll.close", "empty"), ("listener.close", "empty")]
-
-
 def test_lanes_of_threads_are_numbered():
     with lab.record(LOOP.parent / "03_thread_per_client.py") as run:
         for name in ("one", "two"):

@@ -221,8 +221,6 @@ class Run:
         """Return the recording's Client of a name."""
         return self.recording.client(name)
 
-    talk = connect
-
     def asks(self, name):
         """Let a client of that name ask in a thread; return its Conversation and the thread."""
         talk = self.connect(name)

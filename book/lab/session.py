@@ -74,8 +74,6 @@ def variant(original, name, lines="", start=None, **settings):
 
     The original is loaded by its path, and is known under its name to whoever imports it.
     """
-    if not str(original).endswith(".py"):
-        original = f"{Path(__file__).resolve().parents[2]}/code/{original}.py"  # TODO go
     path = find(original)
     module = path.stem
     constants = "".join(f"chapter.{constant} = {value!r}\n" for constant, value in settings.items())

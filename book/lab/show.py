@@ -30,7 +30,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from look import kernel
 from survive.rows import ROWS
 
 from .matrix import COLUMNS, EXPLAINED_IN
@@ -496,46 +495,6 @@ def _draw_lane(axes, y, lane, legend):
         style = {"color": color, "marker": marker, "ls": "", "ms": 7, "mew": 1.5}
         axes.plot([when], [y], zorder=3, clip_on=False, **style)
         legend.setdefault(words, Line2D([], [], label=words, **style))
-
-
-def steps(recording):
-    """The calls of a recorded epoll server: [(what was called and came back, interest list then)].
-
-    Descriptors have names: listener, and the clients' own. A poll that found nothing and a call
-    that failed are left out.
-    """
-    found = []
-    for call, names in recording.named():
-        if call.name == "listen":
-            names[call.fd] = "listener"
-        if call.name in STEPS and call.got != [] and not call.error:
-            kept = [f"{names[fd]}: {mask}" for fd, mask in sorted(call.watched.items())]
-            found.append((STEPS[call.name](call, names), ", ".join(kept) or "empty"))
-    return found
-
-
-def _register(call, names):
-    fd, mask = (each["fd"] if isinstance(each, dict) else each for each in call.given)
-    return f"{call.name} {names[fd]}, {kernel.mask_names(mask)}"
-
-
-def _polled(call, names):
-    return "poll → " + ", ".join(f"{names[fd]}: {kernel.mask_names(m)}" for fd, m in call.got)
-
-
-def _on_socket(call, names):
-    return f"{names.get(call.fd, 'epoll')}.{call.name}"
-
-
-def _bytes(call, names):
-    return f"{_on_socket(call, names)} → {call.moved} bytes"
-
-
-STEPS = {
-    "register": _register, "modify": _register, "poll": _polled, "recv": _bytes, "send": _bytes,
-    "unregister": lambda call, names: f"unregister {names[call.given[0]]}",
-    "accept": _on_socket, "shutdown": _on_socket, "close": _on_socket,
-}  # fmt: skip
 
 
 KINDS = {"ok": "good", "ends": "good", "n/a": "none"}
