@@ -1,6 +1,9 @@
 """What a visit costs, against servers whose calls and CPU time are known."""
 
 import contextlib
+import os
+import threading
+import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -9,7 +12,10 @@ import pytest
 from conftest import ROOT
 from lab import cost
 from lab.recorder import Call
+from look import kernel
+from survive import clients
 from survive.server import serve
+from survive.waiting import until
 
 LEVEL = ROOT / "code" / "04_level_triggered.py"
 
@@ -154,6 +160,22 @@ def test_the_least_of_each_servers_turns_is_taken(monkeypatch):
     assert asked == [1, 1, 2, 2] * 3, "in turns"
 
 
+def test_the_cpu_time_of_a_request_when_many_come_at_once(monkeypatch):
+    """The least of each server's turns, shared among those who came."""
+    asked, clock = [], iter([0, 8, 10, 14])
+    monkeypatch.setattr(cost.kernel, "is_asleep", lambda pid: True)
+    monkeypatch.setattr(cost.kernel, "cpu_time", lambda pid: next(clock))
+    monkeypatch.setattr(cost, "visits_at_once", lambda *what: asked.append(what))
+    server = SimpleNamespace(pid=1, address=1)
+    assert cost.cpu_at_once(server, number=4, turns=2) == [1]
+    assert [(each, number) for each, _, number in asked] == [(server, 4)] * 2
+
+
+def test_the_cpu_time_of_requests_that_come_at_once(serving):
+    with serve(serving(SLEEPS_ONCE.format(beside="pass", each="pass"))) as server:
+        assert 0 < cost.cpu_at_once(server, number=20, turns=2)[0] < 0.005
+
+
 def test_visits_at_once_all_ask_before_the_server_goes_on(monkeypatch):
     did, at_rest = [], []
 
@@ -231,3 +253,29 @@ def test_how_long_clients_wait(serving):
         times = cost.waits(quick, slow, times=4)
     assert [len(each) for each in times] == [4, 4]
     assert max(times[0]) < 0.05 <= min(times[1])
+
+
+def test_all_threads_of_a_server_run_on_one_cpu():
+    with serve(ROOT / "code" / "03_thread_per_client.py") as server:
+        with clients.Conversation(server.address), clients.Conversation(server.address):
+            until(lambda: len(kernel.threads(server.pid)) == 3)
+            cost.on_one_cpu(server)
+            allowed = [os.sched_getaffinity(thread) for thread in kernel.threads(server.pid)]
+            assert allowed == [{min(os.sched_getaffinity(0))}] * 3
+
+
+def test_how_many_cpus_threads_use():
+    assert cost.cpus_used(3, lambda: time.sleep(0.01)) < 0.5
+    assert 0.05 < cost.cpus_used(2, lambda: sum(range(10_000))) < 1.2
+    assert not [each for each in threading.enumerate() if "work_on" in each.name]
+
+
+def test_the_least_times_are_taken_in_turns():
+    order = []
+    calls = {
+        "short": lambda: order.append("short"),
+        "long": lambda: (order.append("long"), time.sleep(0.002)),
+    }
+    times = cost.least_times(calls, rounds=2, seconds=0)
+    assert order == (["short"] * 5 + ["long"] * 5) * 2
+    assert list(times) == ["short", "long"] and times["short"] < 0.002 <= times["long"]

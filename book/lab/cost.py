@@ -5,9 +5,12 @@ counts the same visits from outside.
 """
 
 import collections
+import os
 import re
 import shutil
 import subprocess
+import threading
+import time
 
 from look import kernel
 from survive import clients
@@ -164,13 +167,80 @@ def cpu_per_request(*servers, requests=20, turns=8):
     a measurement can only add to it.
     """
 
+    def ask(server):
+        for _ in range(requests):
+            clients.get(server.address)
+
+    return [time / requests for time in _least_cpu(servers, ask, turns)]
+
+
+def cpu_at_once(*servers, number, turns=8):
+    """Return the same for clients of whom so many come at once, while the server is stopped.
+
+    Its queue must have room for them.
+    """
+
+    def ask(server):
+        visits_at_once(server, lambda name: clients.Conversation(server.address, name), number)
+
+    return [time / number for time in _least_cpu(servers, ask, turns)]
+
+
+def _least_cpu(servers, ask, turns):
+    """Ask servers in turns; return the least CPU time in seconds that a turn took each of them."""
+
     def turn(server):
         until(lambda: kernel.is_asleep(server.pid))
         before = kernel.cpu_time(server.pid)
-        for _ in range(requests):
-            clients.get(server.address)
+        ask(server)
         until(lambda: kernel.is_asleep(server.pid))
-        return (kernel.cpu_time(server.pid) - before) / requests
+        return kernel.cpu_time(server.pid) - before
 
     rounds = [[turn(server) for server in servers] for _ in range(turns)]
     return [min(times) for times in zip(*rounds, strict=True)]
+
+
+def on_one_cpu(*servers):
+    """Let all threads of some servers run on one CPU only, the same for all of them."""
+    cpu = min(os.sched_getaffinity(0))
+    for server in servers:
+        for thread in kernel.threads(server.pid):
+            os.sched_setaffinity(thread, [cpu])
+
+
+def cpus_used(number, work, seconds=0.25):
+    """Return how many CPUs so many threads of ours use together that do nothing but some work.
+
+    work: a function that does a little of it. seconds: how long they are watched.
+    """
+    stop = threading.Event()
+
+    def work_on():
+        while not stop.is_set():
+            work()
+
+    threads = [threading.Thread(target=work_on) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    try:
+        return kernel.share_of_a_core(time.process_time, seconds)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def least_times(calls, rounds=5, seconds=0.008):
+    """Return the least time that each of some calls has taken, {name: seconds}.
+
+    calls: {name: function}. They are called in turns, each for so many seconds and at least five
+    times a round: a machine that is slow for a while is so for all of them.
+    """
+    least = dict.fromkeys(calls, float("inf"))
+    for _ in range(rounds):
+        for name, call in calls.items():
+            tries, end = 0, time.perf_counter() + seconds
+            while tries < 5 or time.perf_counter() < end:
+                least[name] = min(least[name], timed(call))
+                tries += 1
+    return least
