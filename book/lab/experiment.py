@@ -9,7 +9,11 @@
     reported(ours, select.EPOLLIN)         what epoll says of it now: "IN|RDHUP", or "nothing"
     names(epoll.poll(0))                   the same of a poll that stands in the cell
     tried(ours.recv, 100)                  "recv: ECONNRESET", "recv: b'hello'"
+    listed(epoll)                          what stands on its interest list: "IN|ERR|HUP"
     sleeper = asleep(ours.sendall, data)   a call in a thread, as soon as it sleeps
+    sleeper.now()                          "still asleep in sendto", or what came of it
+    woken(sleepers)                        how many of several are not asleep any more
+    signalled(server, signal.SIGTERM)      what its main thread does then: "ends", "sleeps on"
     together(one, another)                 several acts at once, each in a thread
     with inherited(ours): ...              a child process that holds a socket
     run_in_child(program, epoll, ours)     a child process that does something with what it holds
@@ -152,6 +156,12 @@ def entries(epoll):
     return len(kernel.registrations(os.getpid(), epoll.fileno()))
 
 
+def listed(epoll):
+    """Return what an epoll object of our own watches its sockets for, in names: "IN|ERR|HUP"."""
+    watched = kernel.interest_list(os.getpid(), epoll.fileno())
+    return ", ".join(map(kernel.mask_names, watched.values())) or "nothing"
+
+
 def tried(call, *arguments):
     """Call something; return what came of it, in words: "accept: EAGAIN", "recv: b''"."""
     try:
@@ -161,14 +171,18 @@ def tried(call, *arguments):
     return f"{call.__name__}: {'done' if result is None else result}"
 
 
-class asleep:  # noqa: N801  a word among words
-    """Make a call in a thread of its own, and wait until it sleeps.
+def asleep(call, *arguments):
+    """Make a call in a thread of its own, wait until it sleeps, and return the Sleeper."""
+    return Sleeper(call, arguments)
 
-    `call` is the system call that it sleeps in. A call that returns at once has no such name:
-    `call` is None then. The thread does not keep the process.
+
+class Sleeper:
+    """A call in a thread of its own, which does not keep the process.
+
+    call: the system call that it sleeps in; None, if it returned before it was seen asleep.
     """
 
-    def __init__(self, call, *arguments):
+    def __init__(self, call, arguments):
         self.call, self._outcome = None, None
         self._thread = threading.Thread(target=self._run, args=[call, *arguments], daemon=True)
         self._thread.start()
@@ -185,10 +199,33 @@ class asleep:  # noqa: N801  a word among words
             self.call = blocked.call
         return self.call or not self._thread.is_alive()
 
+    def _count(self):
+        with contextlib.suppress(ProcessLookupError):
+            return kernel.sleeps(os.getpid(), self._thread.native_id)
+
+    @property
+    def has_run(self):
+        """Has it been woken since, if only to go to sleep again?"""
+        return self._count() != self._sleeps
+
     @property
     def is_over(self):
         """Has the call returned?"""
         return not self._thread.is_alive()
+
+    def now(self):
+        """Return "still asleep in recvfrom", or what came of the call if it has been woken.
+
+        Who is woken does not sleep any more when whatever has woken it returns. So this is sure,
+        if it is asked after that.
+        """
+        until(lambda: self.is_over or self._is_asleep(), what="a call to return, or to sleep again")
+        return self._outcome if self.is_over else f"still asleep in {self.call}"
+
+    def _is_asleep(self):
+        with contextlib.suppress(ProcessLookupError):
+            blocked = kernel.blocked_in(os.getpid(), self._thread.native_id)
+            return blocked and blocked.call == self.call
 
     def result(self, seconds=5):
         """Wait until the call has returned; return what came of it, as tried() says it.
@@ -199,6 +236,41 @@ class asleep:  # noqa: N801  a word among words
         if self._thread.is_alive():
             raise TimeoutError(f"waited {seconds} s for a call that sleeps in {self.call}")
         return self._outcome
+
+
+def woken(sleepers):
+    """Count which sleepers have been woken, and those as well whom these have woken in turn."""
+    before, count = None, 0
+    while count != before:  # who has been woken wakes the next before its own call returns
+        before, count = count, sum(not each.now().startswith("still") for each in sleepers)
+    return count
+
+
+def until_threads(server, number):
+    """Wait until a server has so many threads. Raises TimeoutError, ProcessLookupError."""
+    until(lambda: len(kernel.threads(server.pid)) == number, what=f"{number} threads")
+
+
+def signalled(server, number, thread=0):
+    """Send a signal to a thread of a server that sleeps; return what its main thread does then.
+
+    "ends": the server has ended. "sleeps on": its handler, if it has run, has changed nothing, and
+    the main thread sleeps in the same call again. number: of the signal. thread: of the server's
+    threads, 0 is the main one.
+    """
+    sleeps_in = until(lambda: kernel.blocked_in(server.pid)).call
+
+    def is_settled():
+        if not server.is_running():
+            return True
+        with contextlib.suppress(ProcessLookupError):  # it ends just now
+            blocked = kernel.is_asleep(server.pid) and kernel.blocked_in(server.pid)
+            return blocked and blocked.call == sleeps_in
+
+    server.send_signal(number, kernel.threads(server.pid)[thread])
+    for _ in range(2):  # another thread, which is looked at last, may have woken the main one
+        until(is_settled, what=f"{server.name} to end, or to sleep again")
+    return "sleeps on" if server.is_running() else "ends"
 
 
 def together(*acts):
