@@ -59,15 +59,19 @@ from .experiment import (  # noqa: E402
     connect,
     entries,
     inherited,
+    listed,
     names,
     reported,
     run_in_child,
     send_without_copying,
     settled,
+    signalled,
     tls_pair,
     together,
     told,
     tried,
+    until_threads,
+    woken,
 )
 from .matrix import check  # noqa: E402
 from .measured import Table, about, timed  # noqa: E402
@@ -80,11 +84,12 @@ if _shell:
 
 __all__ = [
     "CLAIM_WORDS", "REQUEST", "Asker", "Conversation", "Crowd", "Server", "ServerError",
-    "Steps", "Table", "Traits", "about", "article", "ask_all", "asleep", "at_rest", "awkward",
-    "both_ends", "by_chapter", "check", "claims", "clients", "connect", "cost", "crowd",
-    "defects", "entries", "fill", "free_port", "get", "inherited", "kernel", "list_defects",
-    "look_at", "matrix", "names", "notebooks", "outcome", "pair", "proofs", "record", "report",
-    "reported", "reset", "rows", "run_in_child", "scene", "send_without_copying", "serve",
-    "session", "settled", "show", "start", "stop_all", "timed", "tls_pair", "together", "told",
-    "tried", "until", "until_at_rest", "until_blocked", "variant", "verdicts",
+    "Steps", "Table", "Traits", "about", "article", "ask_all", "asleep", "at_rest",
+    "awkward", "both_ends", "by_chapter", "check", "claims", "clients", "connect", "cost",
+    "crowd", "defects", "entries", "fill", "free_port", "get", "inherited", "kernel",
+    "list_defects", "listed", "look_at", "matrix", "names", "notebooks", "outcome", "pair",
+    "proofs", "record", "report", "reported", "reset", "rows", "run_in_child", "scene",
+    "send_without_copying", "serve", "session", "settled", "show", "signalled", "start",
+    "stop_all", "timed", "tls_pair", "together", "told", "tried", "until", "until_at_rest",
+    "until_blocked", "until_threads", "variant", "verdicts", "woken",
 ]  # fmt: skip
