@@ -4,6 +4,7 @@ import select
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 
@@ -174,6 +175,25 @@ def test_a_call_that_sleeps(ends):
     assert sleeper.result() == "recv: b'hello'" and sleeper.is_over
 
 
+def test_a_call_that_has_been_woken_for_nothing():
+    """Two sleep in epolls of their own on one listener: both are woken, and one can accept."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+
+        def accept():
+            with select.epoll() as epoll:
+                epoll.register(listener, IN)
+                while epoll.poll() and lab.tried(listener.accept) == "accept: EAGAIN":
+                    pass
+
+        sleepers = [lab.asleep(accept) for _ in range(2)]
+        assert [each.has_run for each in sleepers] == [False, False]
+        for over in (1, 2):
+            with socket.create_connection(listener.getsockname()):
+                lab.until(lambda: all(each.has_run for each in sleepers))
+                lab.until(lambda over=over: sum(each.is_over for each in sleepers) == over)
+
+
 def test_a_call_that_does_not_sleep(ends):
     ours, theirs = ends
     theirs.send(b"hello")
@@ -261,3 +281,81 @@ def test_what_is_sent_without_copying_leaves_a_receipt(ends):
     assert lab.reported(ours) == "ERR"
     ours.recvmsg(0, 100, socket.MSG_ERRQUEUE)
     assert lab.reported(ours) == "nothing"
+
+
+def test_what_an_epoll_of_ours_watches(ends):
+    ours, theirs = ends
+    with select.epoll() as epoll:
+        assert lab.listed(epoll) == "nothing"
+        epoll.register(ours, IN)
+        assert lab.listed(epoll) == "IN|ERR|HUP"
+        epoll.register(theirs, OUT | select.EPOLLONESHOT)
+        assert lab.listed(epoll) == "IN|ERR|HUP, OUT|ERR|HUP|ONESHOT"
+
+
+def test_who_is_not_woken_is_still_asleep(ends):
+    ours, theirs = ends
+    with select.epoll() as epoll:
+        epoll.register(ours, IN)
+        sleeper = lab.asleep(epoll.poll)
+        epoll.modify(ours, OUT)  # there is room: it is woken at once
+        assert sleeper.now() == f"poll: [({ours.fileno()}, {OUT})]" and sleeper.is_over
+        epoll.modify(ours, IN)
+        sleeper = lab.asleep(epoll.poll)
+        epoll.modify(ours, 0)
+        assert sleeper.now() == "still asleep in epoll_wait"
+        epoll.modify(ours, OUT)
+        sleeper.result()
+
+
+SIGNALLED = """
+import signal
+def serve(listener):
+    other = threading.Thread(target=threading.Event().wait, daemon=True)
+    other.start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    listener.accept()
+"""
+
+
+def test_what_a_signal_makes_of_a_server(serving):
+    with lab.serve(serving(SIGNALLED)) as server:
+        lab.until_threads(server, 2)
+        lab.until_blocked(server.pid, "accept4")
+        for number, thread in ((10, 0), (10, 1), (15, 1)):
+            assert lab.signalled(server, number, thread) == "sleeps on"
+        # The other thread took the SIGTERM, and its handler waits for the main thread.
+        assert lab.signalled(server, 10) == "ends" and server.status() == 0
+
+
+def test_a_signal_to_another_thread_may_wake_the_main_one(serving):
+    woken = """
+    import signal
+    def serve(listener):
+        inside, outside = socket.socketpair()
+        outside.setblocking(False)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        signal.set_wakeup_fd(outside.fileno())
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        inside.recv(1)
+    """
+    for _ in range(5):
+        with lab.serve(serving(textwrap.dedent(woken))) as server:
+            lab.until_threads(server, 2)
+            lab.until_blocked(server.pid, "recvfrom")
+            assert lab.signalled(server, 15, thread=1) == "ends" and server.status() == 0
+
+
+@pytest.mark.parametrize("flag", [0, select.EPOLLET, select.EPOLLONESHOT])
+def test_who_is_woken_wakes_the_next(ends, flag):
+    ours, theirs = ends
+    with select.epoll() as epoll:
+        epoll.register(ours, IN | flag)
+        sleepers = [lab.asleep(epoll.poll) for _ in range(4)]
+        assert lab.woken(sleepers) == 0
+        theirs.send(b"?")
+        lab.settled(ours)
+        assert lab.woken(sleepers) == (1 if flag else 4)
+        epoll.modify(ours, OUT)
+        assert lab.woken(sleepers) == 4

@@ -269,6 +269,29 @@ def test_memory_grows_with_what_is_written():
     del block
 
 
+def test_address_space_grows_with_what_is_mapped_and_not_touched():
+    before = kernel.address_space(os.getpid())
+    with mmap.mmap(-1, 80_000_000):
+        assert 70_000_000 < kernel.address_space(os.getpid()) - before < 200_000_000
+
+
+def test_how_often_a_thread_has_gone_to_sleep():
+    ours, theirs = pair()
+    thread = threading.Thread(target=lambda: [ours.recv(1) for _ in range(2)])
+    thread.start()
+    lab.until_blocked(os.getpid(), "recvfrom", thread.native_id)
+    before = kernel.sleeps(os.getpid(), thread.native_id)
+    theirs.send(b"x")
+    lab.until(lambda: kernel.sleeps(os.getpid(), thread.native_id) > before)
+    lab.until_blocked(os.getpid(), "recvfrom", thread.native_id)
+    theirs.close()
+    thread.join()
+    ours.close()
+    assert kernel.sleeps(os.getpid()) > 0
+    with pytest.raises(ProcessLookupError):
+        kernel.sleeps(os.getpid(), thread.native_id)
+
+
 def test_a_free_port_is_given_once():
     ports = [lab.free_port() for _ in range(20)]
     assert len(set(ports)) == 20

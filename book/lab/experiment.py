@@ -187,6 +187,7 @@ class Sleeper:
         self._thread = threading.Thread(target=self._run, args=[call, *arguments], daemon=True)
         self._thread.start()
         until(self._where, what=f"{call.__name__} to sleep")
+        self._sleeps = self._count()
 
     def _run(self, call, *arguments):
         self._outcome = tried(call, *arguments)

@@ -236,6 +236,29 @@ def memory(pid):
         raise ProcessLookupError
 
 
+def address_space(pid):
+    """Return the address space of a process, in bytes, used or not: VmSize, proc(5).
+
+    Raises ProcessLookupError when it has ended.
+    """
+    return _status(pid, pid, "VmSize") * 1024
+
+
+def sleeps(pid, thread=None):
+    """Count how often a thread (default: the main one) has gone to sleep so far, proc(5).
+
+    One that is woken for nothing, and sleeps on in the same system call, is counted as well. Raises
+    ProcessLookupError when it has ended.
+    """
+    return _status(pid, thread or pid, "voluntary_ctxt_switches")
+
+
+def _status(pid, thread, field):
+    with still_there(pid, thread):
+        text = Path(f"/proc/{pid}/task/{thread}/status").read_text()
+        return int(re.search(rf"^{field}:\s*(\d+)", text, re.MULTILINE)[1])
+
+
 def allow_descriptors(pid=0):
     """Raise a process's limit on descriptors as far as its user may; returns the new limit.
 
