@@ -359,3 +359,36 @@ def test_who_is_woken_wakes_the_next(ends, flag):
         assert lab.woken(sleepers) == (1 if flag else 4)
         epoll.modify(ours, OUT)
         assert lab.woken(sleepers) == 4
+
+
+def test_where_the_threads_of_a_server_sleep():
+    with (
+        lab.serve(ROOT / "code" / "03_thread_per_client.py") as server,
+        lab.connect(server) as client,
+    ):
+        lab.until_threads(server, 2)
+        lab.at_rest(server, sockets=2)
+        found = [("main", "accept4", 0), ("another", "recvfrom", client.port)]
+        assert lab.sleeping(server) == found
+
+
+def test_how_many_threads_something_wakes(serving):
+    """Two processes sleep in epolls of their own on one listener; another thread minds nothing."""
+    herd = """
+    import os, select
+    def serve(listener):
+        listener.setblocking(False)
+        threading.Thread(target=time.sleep, args=[60], daemon=True).start()
+        os.fork()
+        with select.epoll() as epoll:
+            epoll.register(listener, select.EPOLLIN)
+            while epoll.poll():
+                try:
+                    listener.accept()[0].close()
+                except BlockingIOError:
+                    pass
+    """
+    with lab.serve(serving(herd)) as server:
+        lab.until(lambda: len(lab.kernel.group(server.pid)) == 2)
+        assert lab.woken_by(server, lambda: lab.connect(server).read_all()) == 2
+        assert lab.woken_by(server, lambda: None) == 0

@@ -66,12 +66,14 @@ from .experiment import (  # noqa: E402
     send_without_copying,
     settled,
     signalled,
+    sleeping,
     tls_pair,
     together,
     told,
     tried,
     until_threads,
     woken,
+    woken_by,
 )
 from .matrix import check  # noqa: E402
 from .measured import Table, about, timed  # noqa: E402
@@ -89,7 +91,7 @@ __all__ = [
     "crowd", "defects", "entries", "fill", "free_port", "get", "inherited", "kernel",
     "list_defects", "listed", "look_at", "matrix", "names", "notebooks", "outcome", "pair",
     "proofs", "record", "report", "reported", "reset", "rows", "run_in_child", "scene",
-    "send_without_copying", "serve", "session", "settled", "show", "signalled", "start",
-    "stop_all", "timed", "tls_pair", "together", "told", "tried", "until", "until_at_rest",
-    "until_blocked", "until_threads", "variant", "verdicts", "woken",
+    "send_without_copying", "serve", "session", "settled", "show", "signalled", "sleeping",
+    "start", "stop_all", "timed", "tls_pair", "together", "told", "tried", "until", "until_at_rest",
+    "until_blocked", "until_threads", "variant", "verdicts", "woken", "woken_by",
 ]  # fmt: skip

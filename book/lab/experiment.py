@@ -14,6 +14,7 @@
     sleeper.now()                          "still asleep in sendto", or what came of it
     woken(sleepers)                        how many of several are not asleep any more
     signalled(server, signal.SIGTERM)      what its main thread does then: "ends", "sleeps on"
+    sleeping(server), woken_by(server, f)  where its threads sleep, how many of them f() wakes
     together(one, another)                 several acts at once, each in a thread
     with inherited(ours): ...              a child process that holds a socket
     run_in_child(program, epoll, ours)     a child process that does something with what it holds
@@ -250,6 +251,45 @@ def woken(sleepers):
 def until_threads(server, number):
     """Wait until a server has so many threads. Raises TimeoutError, ProcessLookupError."""
     until(lambda: len(kernel.threads(server.pid)) == number, what=f"{number} threads")
+
+
+def sleeping(server):
+    """Return where each thread of a server sleeps, on whose socket: [(thread, call, port)].
+
+    thread: "main", which comes first, or "another". port: of the socket's peer; a listener's is 0.
+    Raises KeyError where a thread sleeps on no TCP socket.
+    """
+    inodes = kernel.files(server.pid, "socket")
+    ports = {sock.inode: sock.remote[1] for sock in kernel.sockets(pid=server.pid)}
+    found = []
+    for thread in kernel.threads(server.pid):
+        blocked = until(lambda thread=thread: kernel.blocked_in(server.pid, thread))
+        name = "another" if found else "main"
+        found.append((name, blocked.call, ports[inodes[blocked.arguments[0]]]))
+    return found
+
+
+def woken_by(server, act):
+    """Do something beside a server that sleeps; return how many of its threads this has woken.
+
+    Threads of all its processes count, also those that have gone to sleep again. act: a function,
+    which returns when what it does has reached the server.
+    """
+    until(server.is_asleep, what=f"{server.name} to sleep")
+    before = _sleeps(server)
+    act()
+    until(server.is_asleep, what=f"{server.name} to sleep again")
+    after = _sleeps(server)
+    return sum(after.get(thread) != count for thread, count in before.items())
+
+
+def _sleeps(server):
+    """Count how often each thread of a server's processes has gone to sleep: {thread: number}."""
+    return {
+        thread: kernel.sleeps(pid, thread)
+        for pid in kernel.group(server.pid)
+        for thread in kernel.threads(pid)
+    }
 
 
 def signalled(server, number, thread=0):
