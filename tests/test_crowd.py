@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -118,3 +119,108 @@ def test_a_crowd_may_be_larger_than_our_own_limit_and_has_a_group_of_its_own(ser
                 assert os.getpgid(many.process.pid) == many.process.pid
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# Clients at a door.
+
+
+@pytest.fixture
+def door():
+    """A function that makes a listener whose queue has a length: nobody accepts from it."""
+    with contextlib.ExitStack() as stack:
+
+        def door(length):
+            return stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=length))
+
+        yield door
+
+
+def states(callers):
+    return [caller.state() for caller in callers]
+
+
+def close_all(callers):
+    for caller in callers:
+        caller.close()
+
+
+@pytest.mark.parametrize("length", [0, 3, 40])
+def test_they_queue_up_until_there_is_no_room(door, length):
+    listener = door(length)
+    callers = crowd.queue_up(listener.getsockname(), length + 4)
+    assert states(callers) == ["ESTABLISHED"] * (length + 1) + ["SYN-SENT"] * 3
+    assert lab.kernel.queues_of(listener) == (length + 1, length)
+    close_all(callers)
+
+
+def test_they_keep_coming_at_even_times(door):
+    listener = door(1000)
+    callers, seconds = crowd.keep_coming(listener.getsockname(), rate=100, seconds=0.2)
+    assert seconds >= 0.2 and 0 <= len(callers) - 100 * seconds <= 1
+    times = [caller.began - callers[0].began for caller in callers]
+    assert all(t > n / 100 - 0.005 for n, t in enumerate(times)), "none before its time"
+    assert set(states(callers)) == {"ESTABLISHED"}
+    close_all(callers)
+
+
+def test_who_is_answered_is_followed_by_another():
+    with serve(BOOK.parent / "code" / "07_backlog.py", 1) as server:
+        answered, left = crowd.closed_loop(server, 5, 0.3)
+        outside = [caller for caller in left if caller.state() == "SYN-SENT"]
+        assert len(outside) == 3, "two are let in, and make room for those who follow them"
+        assert len(answered) > 10 and all(each.received for each in answered)
+        assert max(each.began for each in answered) - min(each.began for each in left) < 0.5
+    close_all(left)
+
+
+def test_one_that_fails_in_a_closed_loop_is_told(serving):
+    resets = """
+    def serve(listener):
+        while True:
+            sock, _ = listener.accept()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1" + b"\\0" * 7)
+            sock.close()
+    """
+    with serve(serving(resets)) as server, pytest.raises(OSError):
+        crowd.closed_loop(server, 3, 0.3)
+
+
+def test_a_syn_is_sent_again_after_a_second():
+    (first,) = crowd.resent(1.5)
+    assert 0.95 < first < 1.4
+
+
+def test_ghosts_are_connected_to_nobody(door):
+    listener = door(0)
+    found = crowd.ghosts(listener, 20)
+    assert 4 <= len(found) <= 20 and set(states(found)) == {"ESTABLISHED"}
+    assert lab.kernel.queues_of(listener) == (1, 0)
+    address = listener.getsockname()
+    known = {row.remote for row in lab.kernel.sockets(address[1]) if row.local == address}
+    assert not known & {each.socket.getsockname() for each in found}
+    close_all(found)
+
+
+@pytest.mark.skipif(not shutil.which("ab"), reason="ab is not installed here")
+def test_ab_says_how_long_its_clients_took_to_connect():
+    with serve(BOOK.parent / "code" / "07_backlog.py", 128) as server:
+        assert crowd.ab(server, requests=200) < 0.9
+        assert server.output().count("GET") >= 200
+    with serve(BOOK.parent / "code" / "07_backlog.py", 1) as server:
+        assert 1 <= crowd.ab(server, seconds=2, held=True) < 4
+
+
+def test_without_ab_nothing_is_said(monkeypatch):
+    monkeypatch.setattr(crowd.shutil, "which", lambda name: None)
+    assert crowd.ab(None, requests=200) is None
+
+
+@pytest.mark.skipif(not shutil.which("ab"), reason="ab is not installed here")
+def test_ab_that_finds_nobody_is_told(serving):
+    ends = """
+    def serve(listener):
+        pass
+    """
+    with serve(serving(ends)) as server, pytest.raises(RuntimeError, match="refused"):
+        server.wait()
+        crowd.ab(server, requests=100)

@@ -8,10 +8,20 @@ at the kernel's tables would have to wade through.
 An Asker is what `ab` has many of, with its own story kept: a client whose connection nobody waits
 for. `ask_all` drives any number of them with one epoll instance: each asks as soon as it is
 connected, and reads its answer to the end.
+
+    callers = queue_up(address, 4)              they come one by one, and are in, or find it full
+    callers, seconds = keep_coming(address, rate=50, seconds=0.2)
+    answered, left = closed_loop(server, 100, seconds=0.8)     what `ab` does
+    lost = ghosts(listener, 40)                 connected, and the server's kernel knows nothing
+    times = resent(7)                           when a SYN is sent again that nobody answers
+    ab(server, seconds=3)                       what `ab` itself says
 """
 
 import errno
+import re
 import select
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +30,9 @@ from pathlib import Path
 
 from look import kernel
 from survive.clients import REQUEST, reset
+from survive.waiting import until
+
+from .experiment import settled
 
 HOLDER = Path(__file__).with_name("_crowd.py")  # that process
 SPARE = 100  # descriptors that a process needs for other things
@@ -157,3 +170,158 @@ def ask_all(askers, seconds, asks=True, replace_with=None):
                 if replace_with and (another := replace_with(asker)):
                     add(another)
     return done
+
+
+def queue_up(address, number):
+    """Let clients come one by one, each when the one before is in the queue; return the Askers.
+
+    As soon as the queue is full they come without waiting: their SYNs are dropped.
+    """
+    callers = []
+    for _ in range(number):
+        caller = Asker(address)
+        callers.append(caller)
+        until(lambda caller=caller: caller.state() != "SYN-SENT" or _is_full(address))
+        settled(caller.socket)
+    return callers
+
+
+def _is_full(address):
+    """Is the accept queue that full that a SYN is dropped?"""
+    waiting, limit = kernel.accept_queue(address)
+    return waiting > limit
+
+
+def keep_coming(address, rate, seconds):
+    """Let clients come at even times, so many a second, for so long.
+
+    Returns the Askers, and for how many seconds they have been coming: as many as are due by then.
+    """
+    callers, began, past = [], time.monotonic(), 0
+    while past < seconds or len(callers) < rate * past:
+        if len(callers) <= rate * past:
+            callers += queue_up(address, 1)
+        else:
+            time.sleep(min(len(callers) / rate, seconds) - past)
+        past = time.monotonic() - began
+    return callers, past
+
+
+def closed_loop(server, number, seconds):
+    """Do what `ab` does: so many clients at once, each followed by another when it is answered.
+
+    They are all there before the server looks. After so many seconds nobody follows any more.
+    Returns the Askers that were answered, and those that were not, who are left open. Raises the
+    OSError of one that failed.
+    """
+    with server.paused():
+        everyone = queue_up(server.address, number)
+
+    def another(asker):
+        everyone.append(Asker(server.address))
+        return everyone[-1]
+
+    left = everyone[0].began + seconds - time.monotonic()
+    answered = set(ask_all(everyone[:number], left, replace_with=another))
+    for asker in answered:
+        if asker.error:
+            raise asker.error
+    return list(answered), [asker for asker in everyone if asker not in answered]
+
+
+def resent(seconds):
+    """Be a client at a queue that stays full for so long; return when its SYN was sent again.
+
+    Each time in seconds after the first.
+    """
+    times = []
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        inside, caller = queue_up(listener.getsockname(), 2)
+        while time.monotonic() < caller.began + seconds:
+            if caller.retries() > len(times):
+                times.append(time.monotonic() - caller.began)
+            time.sleep(0.01)
+        inside.close()
+        caller.close()
+    return times
+
+
+SEVERAL = 4  # clients who have come back in one tick of their kernel's clock
+
+
+def ghosts(listener, number):
+    """Turn so many clients away from a listener of ours, make room, and wait until they come back.
+
+    Those that come back in the same instant all find room, the room for one. Returns the Askers
+    who are connected, as their own end says, and of whom the kernel has nothing at the listener's:
+    four at the least. Raises TimeoutError.
+    """
+    address = listener.getsockname()
+    callers = queue_up(address, kernel.queues_of(listener)[1] + 1 + number)
+
+    def come_back():
+        """Return the ghosts, if enough have come in one tick; else make room again."""
+        time.sleep(0.05)  # a tick is over in less
+        found = [caller for caller in callers if _is_ghost(caller, address)]
+        if len(found) >= SEVERAL:
+            return found
+        for _ in range(kernel.queues_of(listener)[0]):
+            listener.accept()[0].close()
+        return None
+
+    found = until(come_back, 8, "clients to come back together")
+    for caller in callers:
+        if caller not in found:
+            caller.close()
+    return found
+
+
+def _is_ghost(caller, address):
+    """Is a client connected to nobody?"""
+    there = caller.socket.getsockname()
+    return caller.state() == "ESTABLISHED" and not kernel.find_socket(address, there)
+
+
+def ab(server, requests=1_000_000, seconds=None, held=False):
+    """Let ab(1) loose on a server, a hundred clients at a time; return the longest it took one of
+    them to connect, in seconds, or None where it is not installed.
+
+    requests, seconds: when it ends, at the first of the two. held: have those whom the server has
+    turned away come back to an empty queue, which else is luck: ab is stopped once they stand
+    outside, and goes on when one of them has come in. Raises RuntimeError where it says nothing of
+    it, TimeoutError.
+    """
+    if not shutil.which("ab"):
+        return None
+    limits = ["-t", str(seconds)] if seconds else []
+    limits += ["-n", str(requests)]  # in this order: -t sets both
+    url = "http://{}:{}/".format(*server.address)
+    command = ["ab", "-q", "-c", "100", *limits, url]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+    with subprocess.Popen(command, **output) as process:
+        try:
+            if held:
+                _hold(process, server.address)
+            said, errors = process.communicate(timeout=15)
+        finally:
+            process.kill()
+    found = re.search(r"^Connect:(?: +[\d.]+){4} +(\d+)$", said, re.MULTILINE)
+    if not found:
+        raise RuntimeError(errors.strip() or said)
+    return int(found[1]) / 1000
+
+
+def _hold(process, address):
+    """Stop a process from when some of its clients are outside until one of them has come in."""
+
+    def outside():
+        rows = kernel.sockets(address[1])
+        return {row.local for row in rows if (row.remote, row.state) == (address, "SYN-SENT")}
+
+    until(lambda: len(outside()) > 50, what="clients that are turned away")
+    process.send_signal(signal.SIGSTOP)
+    try:
+        left = outside()
+        until(lambda: left - outside(), what="one of them to come in")
+    finally:
+        process.send_signal(signal.SIGCONT)
