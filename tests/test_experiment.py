@@ -1,6 +1,7 @@
 """The words of experiments: what they say, and that they wait until it is so."""
 
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -290,7 +291,7 @@ def test_what_an_epoll_of_ours_watches(ends):
         epoll.register(ours, IN)
         assert lab.listed(epoll) == "IN|ERR|HUP"
         epoll.register(theirs, OUT | select.EPOLLONESHOT)
-        assert lab.listed(epoll) == "IN|ERR|HUP, OUT|ERR|HUP|ONESHOT"
+        assert set(lab.listed(epoll).split(", ")) == {"IN|ERR|HUP", "OUT|ERR|HUP|ONESHOT"}
 
 
 def test_who_is_not_woken_is_still_asleep(ends):
@@ -392,3 +393,44 @@ def test_how_many_threads_something_wakes(serving):
         lab.until(lambda: len(lab.kernel.group(server.pid)) == 2)
         assert lab.woken_by(server, lambda: lab.connect(server).read_all()) == 2
         assert lab.woken_by(server, lambda: None) == 0
+
+
+def test_a_call_that_a_signal_interrupts_has_taken_a_part(ends):
+    ours, theirs = ends
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    sender = lab.asleep(ours.send, b"x" * 20_000_000)
+    sender.interrupt()
+    taken = int(sender.result().removeprefix("send: "))
+    signal.signal(signal.SIGUSR1, before)
+    assert 0 < taken < 20_000_000
+    assert theirs.recv(1) == b"x"
+
+
+DEAF = """
+def serve(listener):
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1024)
+            connection.sendall(ANSWER)
+"""
+
+
+def test_the_first_process_of_a_namespace_gets_no_signal_without_a_handler(serving):
+    deaf, hears = serving(DEAF), ROOT / "code" / "02_request_loop.py"
+    seen = [lab.as_pid_1(path, signal.SIGTERM) for path in (deaf, hears)]
+    assert seen in (["goes on", "ends"], ["may not be tried here"] * 2)
+    if seen[0] == "goes on":
+        assert lab.as_pid_1(deaf, signal.SIGKILL) == "ends"
+
+
+@pytest.mark.parametrize("command", [["there-is-no-unshare"], ["sh", "-c", "echo unshare: no >&2"]])
+def test_where_nobody_may_make_a_namespace_nothing_is_tried(monkeypatch, command):
+    monkeypatch.setattr(experiment, "IN_NAMESPACE", command)
+    assert lab.as_pid_1(LEVEL, signal.SIGTERM) == "may not be tried here"
+
+
+def test_a_server_that_does_not_start_in_a_namespace_says_why(monkeypatch, write):
+    monkeypatch.setattr(experiment, "IN_NAMESPACE", ["env"])
+    with pytest.raises(lab.ServerError, match="ZeroDivisionError"):
+        lab.as_pid_1(write("1 / 0"), signal.SIGTERM)

@@ -53,6 +53,7 @@ from .article import (  # noqa: E402
 )
 from .crowd import Asker, Crowd, ask_all  # noqa: E402
 from .experiment import (  # noqa: E402
+    as_pid_1,
     asleep,
     at_rest,
     both_ends,
@@ -85,13 +86,13 @@ if _shell:
     session.add_magic(_shell)
 
 __all__ = [
-    "CLAIM_WORDS", "REQUEST", "Asker", "Conversation", "Crowd", "Server", "ServerError",
-    "Steps", "Table", "Traits", "about", "article", "ask_all", "asleep", "at_rest",
-    "awkward", "both_ends", "by_chapter", "check", "claims", "clients", "connect", "cost",
-    "crowd", "defects", "entries", "fill", "free_port", "get", "inherited", "kernel",
-    "list_defects", "listed", "look_at", "matrix", "names", "notebooks", "outcome", "pair",
-    "proofs", "record", "report", "reported", "reset", "rows", "run_in_child", "scene",
-    "send_without_copying", "serve", "session", "settled", "show", "signalled", "sleeping",
-    "start", "stop_all", "timed", "tls_pair", "together", "told", "tried", "until", "until_at_rest",
-    "until_blocked", "until_threads", "variant", "verdicts", "woken", "woken_by",
+    "CLAIM_WORDS", "REQUEST", "Asker", "Conversation", "Crowd", "Server", "ServerError", "Steps",
+    "Table", "Traits", "about", "article", "as_pid_1", "ask_all", "asleep", "at_rest", "awkward",
+    "both_ends", "by_chapter", "check", "claims", "clients", "connect", "cost", "crowd",
+    "defects", "entries", "fill", "free_port", "get", "inherited", "kernel", "list_defects",
+    "listed", "look_at", "matrix", "names", "notebooks", "outcome", "pair", "proofs", "record",
+    "report", "reported", "reset", "rows", "run_in_child", "scene", "send_without_copying",
+    "serve", "session", "settled", "show", "signalled", "sleeping", "start", "stop_all", "timed",
+    "tls_pair", "together", "told", "tried", "until", "until_at_rest", "until_blocked",
+    "until_threads", "variant", "verdicts", "woken", "woken_by",
 ]  # fmt: skip

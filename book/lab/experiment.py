@@ -18,6 +18,7 @@
     together(one, another)                 several acts at once, each in a thread
     with inherited(ours): ...              a child process that holds a socket
     run_in_child(program, epoll, ours)     a child process that does something with what it holds
+    as_pid_1("x.py", signal.SIGTERM)       what it does as the first process of a container
 
 Two ends of one connection are two things: looking at one right after the other has acted is a
 race. So what looks waits first until nothing is on its way, settled().
@@ -26,6 +27,8 @@ race. So what looks waits first until nothing is on its way, settled().
 import contextlib
 import os
 import select
+import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -35,8 +38,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from look import kernel
-from survive.clients import Conversation, outcome, pair
-from survive.waiting import until, until_at_rest
+from survive.clients import Conversation, get, outcome, pair
+from survive.server import Server, ServerError
+from survive.waiting import until, until_at_rest, until_blocked
+
+from .session import find
 
 # A connection in one of these states waits for its peer's answer to what it has sent.
 UNANSWERED = {"SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "CLOSING", "LAST-ACK"}
@@ -48,6 +54,8 @@ TOLD = {
 }
 SO_ZEROCOPY, MSG_ZEROCOPY = 60, 0x4000000  # asm-generic/socket.h, linux/socket.h
 STEP = 0.04  # seconds between the beginnings of acts together
+IN_NAMESPACE = ["unshare", "--map-root-user", "--pid", "--fork", "--kill-child"]
+NOT_TO_BE_TRIED = "may not be tried here"
 
 
 def connect(server, name="client", receive_buffer=None):
@@ -209,6 +217,10 @@ class Sleeper:
     def has_run(self):
         """Has it been woken since, if only to go to sleep again?"""
         return self._count() != self._sleeps
+
+    def interrupt(self, number=signal.SIGUSR1):
+        """Send a signal to its thread, as pthread_kill(3): it must have a handler."""
+        signal.pthread_kill(self._thread.ident, number)
 
     @property
     def is_over(self):
@@ -374,3 +386,31 @@ def run_in_child(program, *files):
         check=True,
     )
     return done.stdout.strip()
+
+
+def as_pid_1(name, number):
+    """Send a signal to a server that is the first process of a PID namespace, as in a container.
+
+    name: a file in run/, or a path. number: the signal's. Returns "goes on", "ends", or, where
+    nobody may make a namespace, "may not be tried here".
+    """
+    if not shutil.which(IN_NAMESPACE[0]):
+        return NOT_TO_BE_TRIED
+    command = [*IN_NAMESPACE, sys.executable, "-u", str(find(name)), "0"]
+    try:
+        server = Server(command, name=find(name).name)
+    except ServerError as error:
+        if "unshare:" not in str(error):
+            raise
+        return NOT_TO_BE_TRIED
+    try:
+        _, first = server.pids()  # that of unshare itself comes before it
+        until_blocked(first, "accept4")
+        os.kill(first, number)
+        with contextlib.suppress(ConnectionError):
+            get(server.address)
+            return "goes on"
+        server.wait()
+        return "ends"
+    finally:
+        server.stop(signal.SIGKILL)
