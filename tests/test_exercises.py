@@ -1,0 +1,312 @@
+"""The exercises' checks: they pass the chapter's solution, and refuse what a reader may get wrong.
+
+A check is what stands in the chapter's own cells. It is run in a folder of its own, where a program
+takes the place of the chapter's server, as it does when a reader changes that. Another chapter's
+exercise is one more entry of EXERCISES.
+"""
+
+import ast
+import contextlib
+import io
+import multiprocessing
+import re
+import textwrap
+import traceback
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from conftest import BOOK
+from lab import notebooks
+
+AT_ONCE = 3  # checks that are run at the same time: for the most part they wait
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A wrong solution: how the line begins that has to refuse it, and how it is made.
+
+    edits: (text, what replaces it) each. of: whose text that is, the "server" or the "solution".
+    """
+
+    refused: str
+    edits: tuple
+    of: str = "server"
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """An exercise: its chapter, the cells that its check needs, and {what is wrong: Wrong}."""
+
+    chapter: str
+    cells: tuple
+    wrong: dict
+
+
+def server_with(*edits, refused):
+    """Make a wrong solution of the chapter's server."""
+    return Wrong(refused, edits)
+
+
+def solution_with(*edits, refused):
+    """Make a wrong solution of the right one."""
+    return Wrong(refused, edits, of="solution")
+
+
+# Chapter 4
+
+RECEIVE = "        requests[fd] += connections[fd].recv(1024)\n"
+IS_WHOLE = "        if is_whole(requests[fd]):\n"
+DECODE = ("requests[fd].decode()", 'requests[fd].decode(errors="ignore")')
+PRINT = '            print("-" * 40 + "\\n" + requests[fd].decode()[:-2], flush=True)\n'
+DO_WRITE = "                    write(fd)\n"
+BRANCHES = f"""\
+                if fd == listener.fileno():
+                    admit()
+                elif events & select.EPOLLIN:
+                    read(fd)
+                elif events & select.EPOLLOUT:
+{DO_WRITE}\
+                elif events & select.EPOLLHUP:
+                    forget(fd)
+"""
+
+
+def at_the_end(act):
+    """Edit the server: it does something when a client has sent all that it will send."""
+    return RECEIVE, textwrap.indent(
+        f"data = connections[fd].recv(1024)\nif not data:\n    {act}\nrequests[fd] += data\n",
+        " " * 8,
+    )
+
+
+def caught(errors, act, around=BRANCHES):
+    """Edit the server: errors are caught around some of its loop, and then it does something."""
+    indent = re.match(" *", around)[0]
+    body = textwrap.indent(around, "    ")
+    return around, f"{indent}try:\n{body}{indent}except {errors}:\n{indent}    {act}\n"
+
+
+SERVE = "        serve(listener)\n"
+ANEW = f"        while True:\n            with contextlib.suppress(Exception):\n        {SERVE}"
+
+COSTS_NOTHING = Exercise(
+    "04_level_triggered",
+    ("four-exercise-1",),
+    {
+        "unregistered, and never closed": server_with(
+            at_the_end("return epoll.unregister(fd)"),
+            refused="not yet: connects and closes (leaking",
+        ),
+        "forgotten if it has not sent anything": server_with(
+            (RECEIVE, f"{RECEIVE}        if not requests[fd]:\n            return forget(fd)\n"),
+            refused="not yet: half a request then closes (spinning",
+        ),
+        "forgotten if its first piece is not all": server_with(
+            (IS_WHOLE, IS_WHOLE.replace("if", "if not") + f"            forget(fd)\n{IS_WHOLE}"),
+            refused="not yet: one byte at a time (wrong",
+        ),
+        "answered as if its request were whole": server_with(
+            at_the_end("return epoll.modify(fd, select.EPOLLOUT)"),
+            refused="not yet: connects and closes (dead: OSError: [Errno 107]",
+        ),
+    },
+)
+
+STAYS_WITH_ONE = Exercise(
+    "04_level_triggered",
+    ("four-exercise-2",),
+    {
+        "only a reset is caught": server_with(
+            caught("ConnectionResetError", "forget(fd)"),
+            DECODE,
+            refused="not yet: asks and leaves (dead: OSError: [Errno 107]",
+        ),
+        "only errors of sending are caught": server_with(
+            caught("OSError", "forget(fd)", around=DO_WRITE),
+            DECODE,
+            refused="not yet: half a request then resets (dead: ConnectionResetError",
+        ),
+        "only the decoding is mended": server_with(
+            DECODE,
+            refused="not yet: whole request then resets (dead: ConnectionResetError",
+        ),
+        "all is caught, and the client kept": server_with(
+            caught("Exception", "pass"),
+            refused="not yet: half a request then resets (spinning",
+        ),
+        "all is caught, and the client unregistered, but not closed": server_with(
+            caught("Exception", "epoll.unregister(fd)"),
+            DECODE,
+            refused="not yet: half a request then resets (leaking",
+        ),
+        "all is caught, and who sent no UTF-8 is not answered": server_with(
+            caught("Exception", "forget(fd)"),
+            refused="not yet: bytes that are not UTF-8 (wrong",
+        ),
+        "after an error the loop begins anew, without its clients": server_with(
+            ("import select\n", "import contextlib\nimport select\n"),
+            (SERVE, ANEW),
+            refused="not yet: bytes that are not UTF-8",
+        ),
+    },
+)
+
+SEND = """\
+            client.unsent = client.unsent[client.connection.send(client.unsent) :]
+"""
+SEND_ALL = """\
+            client.connection.setblocking(True)
+            client.connection.sendall(client.unsent)
+"""
+SEND_WHILE_THERE_IS_ROOM = f"            while client.unsent:\n    {SEND}"
+WAIT_OR_FORGET = """\
+        if client.unsent:
+            epoll.modify(fd, select.EPOLLOUT)
+        else:
+            forget(fd)
+"""
+FORGET = "        forget(fd)\n"
+
+SENDS_AT_ONCE = Exercise(
+    "04_level_triggered",
+    ("four-exercise-3-checker", "four-exercise-3"),
+    {
+        "what is not sent at once is forgotten": solution_with(
+            (WAIT_OR_FORGET, FORGET),
+            refused="not yet: a long answer",
+        ),
+        "what is left when there is no more room is forgotten": solution_with(
+            (SEND, SEND_WHILE_THERE_IS_ROOM),
+            (WAIT_OR_FORGET, FORGET),
+            refused="not yet: a long answer",
+        ),
+        "it waits until all is sent": solution_with(
+            (SEND, SEND_ALL),
+            (WAIT_OR_FORGET, FORGET),
+            refused="not yet: never reads a long answer (frozen",
+        ),
+        "it asks for OUT as well": server_with(
+            (PRINT, f"{PRINT}            write(fd)\n"),
+            refused="not yet: a visit's epoll_ctl, epoll_wait: (4, 3)",
+        ),
+    },
+)
+
+EXERCISES = [COSTS_NOTHING, STAYS_WITH_ONE, SENDS_AT_ONCE]
+
+
+# What is made of them
+
+
+def changed(text, edits):
+    """Replace texts, each of which must be there once."""
+    for old, new in edits:
+        assert text.count(old) == 1, f"it is there {text.count(old)} times: {old}"
+        text = text.replace(old, new)
+    return text
+
+
+def solved(chapter, server):
+    """Put the loop of the chapter's solution in the place of the server's own."""
+    text = notebooks.program(chapter, f"{chapter[:2]}_solution.py")
+    parts = re.fullmatch(r"(.*)\nchapter = \S+\n(.*)\nchapter\.serve = .*", text, re.DOTALL)
+    loop = "".join(parts.groups()).replace("chapter.", "")  # both are in one file now
+    own = re.search(r"def serve\(.*?(?=\ndef )", server, re.DOTALL)[0]
+    return changed(server, [(own, loop)])
+
+
+def programs(exercise):
+    """Return what the check is run on, {what it is: program}."""
+    server = notebooks.program(exercise.chapter, f"{exercise.chapter}.py")
+    right = {"server": server, "solution": solved(exercise.chapter, server)}
+    wrong = {what: changed(right[each.of], each.edits) for what, each in exercise.wrong.items()}
+    return right | wrong
+
+
+def plain_values(cells):
+    """Return the lines of code cells that give a name to a plain value: a check may use them."""
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    for source in sources:
+        for line in [] if source.startswith("%%") else ast.parse(source).body:
+            if isinstance(line, ast.Assign):
+                with contextlib.suppress(ValueError):  # not a plain one
+                    ast.literal_eval(line.value)
+                    yield ast.unparse(line)
+
+
+def check_of(exercise):
+    """Return the check of an exercise as a program."""
+    cells = notebooks.cells(BOOK / f"{exercise.chapter}.ipynb")
+    sources = {cell["id"]: "".join(cell["source"]) for cell in cells}
+    return "\n".join(["import lab", *plain_values(cells), *map(sources.get, exercise.cells)])
+
+
+def run(check, name, program, folder):
+    """Run a check in a folder, on a program of that name; return what it says."""
+    (folder / "run").mkdir()
+    (folder / "run" / name).write_text(program, encoding="utf-8")
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as said:
+        try:
+            exec(check, {})
+        except Exception:
+            traceback.print_exc(file=said)
+    assert not at_work_in(folder), "it has left servers behind"
+    return said.getvalue()
+
+
+def at_work_in(folder):
+    """Return the processes that are at work in a folder: a server is where its check was."""
+    return [each for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(folder)]
+
+
+def free_a_large_block():
+    """Let the allocator keep large blocks from now on, mallopt(3) on M_MMAP_THRESHOLD.
+
+    What a client has received is copied for each piece that comes. Where every copy is in pages
+    that are fresh from the kernel, a long answer takes more than a busy machine's 5 s.
+    """
+    bytes(30_000_000)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Processes that run checks: each check needs a working folder, and an output, of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(AT_ONCE, spawn, initializer=free_a_large_block) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module", params=EXERCISES, ids=lambda exercise: exercise.cells[-1])
+def checked(request, pool, tmp_path_factory):
+    """Run an exercise's check on all of its programs: (Exercise, {what it is: what is said})."""
+    exercise = request.param
+    check, name = check_of(exercise), f"{exercise.chapter}.py"
+    said = {
+        what: pool.submit(run, check, name, program, tmp_path_factory.mktemp("check"))
+        for what, program in programs(exercise).items()
+    }
+    return exercise, {what: each.result() for what, each in said.items()}
+
+
+def test_the_solution_passes(checked):
+    _, said = checked
+    lines = said["solution"].splitlines()
+    assert lines and all(line.startswith("solved") for line in lines), said["solution"]
+
+
+def test_the_chapters_server_does_not(checked):
+    _, said = checked
+    assert "not yet" in said["server"]
+
+
+def test_what_is_wrong_is_refused_for_what_is_wrong(checked):
+    exercise, said = checked
+    accepted = {
+        what: said[what]
+        for what, each in exercise.wrong.items()
+        if not re.search(f"^{re.escape(each.refused)}", said[what], re.MULTILINE)
+    }
+    assert not accepted
