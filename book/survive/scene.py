@@ -198,9 +198,13 @@ class _Scene:
         return Verdict("ends") if self.row.expects(self.talk) else self._wrong()
 
     def _last_words(self, otherwise):
-        """Return the server's last words, or others; by then all that it wrote has been read."""
+        """Return the server's last words, or others; by then all that it wrote has been read.
+
+        It refuses connections before it speaks: an exception closes the listener on its way, and
+        the traceback comes at the end, on a busy machine most of a second later.
+        """
         with contextlib.suppress(ServerError):  # it is still there, and does not listen
-            self.server.wait(1)
+            self.server.wait(PATIENCE)
         return self.server.last_words() or otherwise
 
     def _wrong(self):
