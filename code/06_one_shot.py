@@ -1,11 +1,13 @@
-"""One loop for the sockets, four threads for the database, and one-shot between them.
+"""One loop for the sockets, four threads for the database, and one-shot
+between them.
 
-The loop hands a socket that is ready to a worker. The kernel reports it no more until
-the worker arms it again, so it is in one pair of hands at a time. An error of one
-client (a reset, a request that is not UTF-8, a closed console, one that asks and
-leaves) costs a worker: after four of them the server takes connections and answers
-none. A client that leaves before its request is whole makes it spin; more clients than
-it may have descriptors end it.
+The loop hands a socket that is ready to a worker. The kernel reports it
+no more until the worker arms it again, so it is in one pair of hands at
+a time. An error of one client (a reset, a request that is not UTF-8, a
+closed console, one that asks and leaves) costs a worker: after four of
+them the server takes connections and answers none. A client that leaves
+before its request is whole makes it spin; more clients than it may have
+descriptors end it.
 """
 
 import contextlib

@@ -256,6 +256,16 @@ def test_the_one_shot_server_answers_five_hundred_requests():
         assert (server.stop(), server.errors()) == (0, "")
 
 
+def test_every_worker_is_told_that_it_is_the_end():
+    """Or the server would wait in vain for those who are not, half a second each."""
+    with lab.record(SIX) as run:
+        lab.until_threads(run.server, 5)
+        lab.at_rest(run.server)
+    last = {call.thread: call for call in run.calls("get")}
+    assert len(last) == 4
+    assert [(call.took is not None, call.got) for call in last.values()] == [(True, None)] * 4
+
+
 def scratch(server):
     """The folder where the server puts its temporary files."""
     return Path(psutil.Process(server.pid).environ()["TMPDIR"])
