@@ -195,7 +195,117 @@ SENDS_AT_ONCE = Exercise(
     },
 )
 
-EXERCISES = [COSTS_NOTHING, STAYS_WITH_ONE, SENDS_AT_ONCE]
+# Chapter 6
+
+ACT = "                act(client, database)\n"
+RECEIVE_6 = "        client.request += client.connection.recv(1024)\n"
+ARM_TO_READ = "            arm(client, select.EPOLLIN)\n"
+HANG_UP = """\
+            client.connection.shutdown(socket.SHUT_RDWR)
+            arm(client, 0)
+"""
+WATCH_LISTENER = "        epoll.register(listener, select.EPOLLIN)\n"
+IMPORT_QUEUE = "import queue\n"
+
+
+def act_or(errors, otherwise):
+    """Edit the server: a worker catches errors of what it does, and then does something."""
+    body = textwrap.indent(
+        f"try:\n    {ACT.strip()}\nexcept {errors}:\n    {otherwise}\n", " " * 16
+    )
+    return ACT, body
+
+
+def when_it_has_sent_all(act, condition="not data"):
+    """Edit the server: a worker does something when a client has sent all that it will send."""
+    return RECEIVE_6, textwrap.indent(
+        "data = client.connection.recv(1024)\nclient.request += data\n"
+        f"if {condition}:\n{textwrap.indent(act, '    ')}\n    return\n",
+        " " * 8,
+    )
+
+
+COSTS_NO_WORKER = Exercise(
+    "06_one_shot",
+    ("six-exercise-1",),
+    {
+        "all is caught, and the client left disarmed": server_with(
+            act_or("Exception", "pass"),
+            refused="not yet: whole request then resets (leaking",
+        ),
+        "only errors of the socket are caught": server_with(
+            act_or("OSError", "arm(client, 0)"),
+            refused="not yet: bytes that are not UTF-8 (wrong",
+        ),
+        "only the decoding is mended": server_with(
+            ("client.request.decode()", 'client.request.decode(errors="ignore")'),
+            refused="not yet: whole request then resets (frozen",
+        ),
+        "all is caught, and the client is watched for nothing": server_with(
+            act_or("Exception", "arm(client, 0)"),
+            refused="not yet: bytes that are not UTF-8 (wrong",
+        ),
+    },
+)
+
+FORGETS_WHO_LEAVES = Exercise(
+    "06_one_shot",
+    ("six-exercise-2",),
+    {
+        "not armed again, and never closed": server_with(
+            when_it_has_sent_all("pass"),
+            refused="not yet: connects and closes (leaking",
+        ),
+        "armed for nothing, though nothing will happen": server_with(
+            when_it_has_sent_all("arm(client, 0)"),
+            refused="not yet: half a request then closes (leaking",
+        ),
+        "forgotten if it has not sent anything": server_with(
+            when_it_has_sent_all(textwrap.dedent(HANG_UP).rstrip(), "not client.request"),
+            refused="not yet: half a request then closes (spinning",
+        ),
+        "forgotten if its first piece is not all": server_with(
+            (ARM_TO_READ, HANG_UP),
+            refused="not yet: one byte at a time (wrong",
+        ),
+    },
+)
+
+STOPS = Exercise(
+    "06_one_shot",
+    ("six-exercise-3-checker", "six-exercise-3"),
+    {
+        "its handler sets a flag": server_with(
+            ("    sys.exit(0)\n", "    stopping.set()\n"),
+            ("BACKLOG = 128\n", "BACKLOG = 128\nstopping = threading.Event()\n"),
+            ("            while True:\n", "            while not stopping.is_set():\n"),
+            refused="not yet: SIGTERM to a worker (",
+        ),
+        "its wake-up descriptor is an eventfd": server_with(
+            (IMPORT_QUEUE, f"import os\n{IMPORT_QUEUE}"),
+            (
+                WATCH_LISTENER,
+                f"{WATCH_LISTENER}        bell = os.eventfd(0, os.EFD_NONBLOCK)\n"
+                "        epoll.register(bell, select.EPOLLIN)\n"
+                "        signal.set_wakeup_fd(bell)\n",
+            ),
+            refused="not yet: SIGTERM to a worker (",
+        ),
+        "its wake-up descriptor is not on the list": solution_with(
+            ("        for sock in (listener, inside):\n", "        for sock in (listener,):\n"),
+            refused="not yet: SIGTERM to a worker (",
+        ),
+    },
+)
+
+EXERCISES = [
+    COSTS_NOTHING,
+    STAYS_WITH_ONE,
+    SENDS_AT_ONCE,
+    COSTS_NO_WORKER,
+    FORGETS_WHO_LEAVES,
+    STOPS,
+]
 
 
 # What is made of them
