@@ -1,7 +1,8 @@
 """A blocking server that answers one request and ends.
 
-It does not survive a client that says nothing (it waits for ever), one that leaves
-before its request is whole (it spins), a reset, or a request that is not UTF-8.
+It does not survive a client that says nothing (it waits for ever), one
+that leaves before its request is whole (it spins), a reset, or a
+request that is not UTF-8.
 """
 
 import signal

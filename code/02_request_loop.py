@@ -1,8 +1,8 @@
 """A blocking server that answers one client after another.
 
-It does not survive a client that says nothing (all others wait), one that leaves
-before its request is whole (it spins, and all wait), a reset, a request that is not
-UTF-8, or a closed console.
+It does not survive a client that says nothing (all others wait), one
+that leaves before its request is whole (it spins, and all wait), a
+reset, a request that is not UTF-8, or a closed console.
 """
 
 import signal

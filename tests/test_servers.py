@@ -34,6 +34,24 @@ def test_what_tells_one_from_the_loop():
         assert lab.kernel.descriptors(server.pid) == 4
 
 
+PATH = "/caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+
+
+@pytest.mark.parametrize("path", SERVERS[:9], ids=lambda path: path.stem)
+def test_the_form_in_which_a_request_is_printed(path):
+    """As it came; from chapter 2 on below a line, and without the last of its line ends."""
+    request = f"GET {PATH} HTTP/1.0\r\nHost: localhost\r\n\r\n"
+    is_first = path == SERVERS[0]
+    form = request + "\n" if is_first else "-" * 40 + f"\n{request[:-2]}\n"
+    with lab.serve(path) as server:
+        for number in (1,) if is_first else (1, 2):
+            with lab.connect(server) as talk:
+                talk.send(request.encode())
+                assert talk.read_all()
+            server.wait_for(form, times=number)
+            assert server.output() == form * number
+
+
 @pytest.mark.parametrize(("length", "limit"), [(None, 1), (0, 0), (5, 5), (65535, None)])
 def test_the_queue_is_as_long_as_it_is_told(length, limit):
     """65535 is more than any system allows by default: it gets what there is."""
