@@ -55,6 +55,130 @@ def solution_with(*edits, refused):
     return Wrong(refused, edits, of="solution")
 
 
+# Chapters 1 and 2
+
+RECEIVE_1 = "            request += connection.recv(1024)\n"
+UNTIL_WHOLE_1 = "        while not is_whole(request):\n"
+PRINT_1 = "        print(request.decode(), flush=True)\n"
+SEND_1 = "        connection.send(ANSWER)\n"
+
+
+def if_nothing_comes(act, receive=RECEIVE_1):
+    """Edit the server: it does something when its client has sent all that it will send."""
+    indent = re.match(" *", receive)[0]
+    return receive, textwrap.indent(
+        f"data = connection.recv(1024)\nif not data:\n    {act}\nrequest += data\n", indent
+    )
+
+
+ENDS = Exercise(
+    "01_one_request",
+    ("one-exercise-1",),
+    {
+        "it ends if nothing has come at all": server_with(
+            (RECEIVE_1, f"{RECEIVE_1}            if not request:\n                return\n"),
+            refused="not yet: half a request then closes (frozen",
+        ),
+        "it takes the first piece for all": server_with(
+            (UNTIL_WHOLE_1, UNTIL_WHOLE_1.replace("while", "if")),
+            refused="not yet: one byte at a time (wrong",
+        ),
+        "it ends in a traceback": server_with(
+            if_nothing_comes('raise ConnectionError("it has left")'),
+            refused="not yet: connects and closes (dead: ConnectionError",
+        ),
+    },
+)
+
+ANSWERS_ALL = Exercise(
+    "01_one_request",
+    ("one-exercise-2",),
+    {
+        "it ends in order, and gives no answer": server_with(
+            (
+                PRINT_1,
+                f"        try:\n    {PRINT_1}        except ValueError:\n            return\n",
+            ),
+            refused="not yet: bytes that are not UTF-8 (wrong",
+        ),
+        "it answers, and then ends in a traceback": server_with(
+            (PRINT_1 + SEND_1, SEND_1 + PRINT_1),
+            refused="not yet: bytes that are not UTF-8 (dead: UnicodeDecodeError",
+        ),
+    },
+)
+
+RECEIVE_2 = "                request += connection.recv(1024)\n"
+TALK_2 = """\
+            request = b""
+            while not is_whole(request):
+                request += connection.recv(1024)
+            print("-" * 40 + "\\n" + request.decode()[:-2], flush=True)
+            connection.send(ANSWER)
+"""
+
+
+def gives_up(errors, seconds=None):
+    """Edit the server: it gives up a client for some errors, after so many seconds as well."""
+    wait = f"            connection.settimeout({seconds})\n" if seconds else ""
+    body = textwrap.indent(TALK_2, "    ")
+    return (
+        TALK_2,
+        f"{wait}            try:\n{body}            except {errors}:\n                pass\n",
+    )
+
+
+GOES_ON = Exercise(
+    "02_request_loop",
+    ("two-exercise-1",),
+    {
+        "the server ends": server_with(
+            if_nothing_comes("return", RECEIVE_2),
+            refused="not yet: connects and closes (dead",
+        ),
+        "one is given up that has sent nothing at all": server_with(
+            (RECEIVE_2, f"{RECEIVE_2}                if not request:\n                    break\n"),
+            refused="not yet: half a request then closes (frozen",
+        ),
+        "it raises what nobody catches": server_with(
+            if_nothing_comes('raise ConnectionError("it has left")', RECEIVE_2),
+            refused="not yet: half a request then closes (dead: ConnectionError",
+        ),
+        "it takes the first piece for all": server_with(
+            ("            while not is_whole(", "            if not is_whole("),
+            refused="not yet: one byte at a time (wrong",
+        ),
+    },
+)
+
+A_SECOND = Exercise(
+    "02_request_loop",
+    ("two-exercise-2",),
+    {
+        "nobody catches the timeout": server_with(
+            (TALK_2, f"            connection.settimeout(1)\n{TALK_2}"),
+            refused="not yet: says nothing (dead: TimeoutError",
+        ),
+        "the timeout is the listener's": server_with(
+            ("    while True:\n", "    listener.settimeout(30)\n    while True:\n"),
+            gives_up("OSError"),
+            refused="not yet: says nothing (frozen",
+        ),
+        "only the timeout is caught": server_with(
+            gives_up("TimeoutError", 1),
+            refused="not yet: half a request then resets (dead: ConnectionResetError",
+        ),
+        "only the reset is caught": server_with(
+            gives_up("ConnectionResetError"),
+            refused="not yet: says nothing (frozen",
+        ),
+        "it waits for five seconds": server_with(
+            gives_up("OSError", 5),
+            refused="not yet: says nothing (frozen",
+        ),
+    },
+)
+
 # Chapter 4
 
 RECEIVE = "        requests[fd] += connections[fd].recv(1024)\n"
@@ -70,6 +194,12 @@ BRANCHES = f"""\
                 elif events & select.EPOLLOUT:
 {DO_WRITE}\
                 elif events & select.EPOLLHUP:
+                    forget(fd)
+"""
+
+ON_IN = "                elif events & select.EPOLLIN:\n"
+ON_RDHUP = """\
+                elif events & select.EPOLLRDHUP:
                     forget(fd)
 """
 
@@ -107,6 +237,11 @@ COSTS_NOTHING = Exercise(
         "forgotten if its first piece is not all": server_with(
             (IS_WHOLE, IS_WHOLE.replace("if", "if not") + f"            forget(fd)\n{IS_WHOLE}"),
             refused="not yet: one byte at a time (wrong",
+        ),
+        "forgotten at its FIN, though it has asked": server_with(
+            ("fd, select.EPOLLIN)", "fd, select.EPOLLIN | select.EPOLLRDHUP)"),
+            (BRANCHES, BRANCHES.replace(ON_IN, ON_RDHUP + ON_IN)),
+            refused="not yet: half closes after asking (wrong",
         ),
         "answered as if its request were whole": server_with(
             at_the_end("return epoll.modify(fd, select.EPOLLOUT)"),
@@ -149,7 +284,8 @@ STAYS_WITH_ONE = Exercise(
         "after an error the loop begins anew, without its clients": server_with(
             ("import select\n", "import contextlib\nimport select\n"),
             (SERVE, ANEW),
-            refused="not yet: bytes that are not UTF-8",
+            DECODE,
+            refused="not yet: who came before them is answered",
         ),
     },
 )
@@ -169,6 +305,19 @@ WAIT_OR_FORGET = """\
             forget(fd)
 """
 FORGET = "        forget(fd)\n"
+ASK_FOR_OUT = "            epoll.modify(fd, select.EPOLLOUT)\n"
+SEND_ALL_AGAIN = """\
+            sent = connections[fd].send(ANSWER)
+            if sent == len(ANSWER):
+                forget(fd)
+            else:
+                epoll.modify(fd, select.EPOLLOUT)
+"""
+KEEP_THE_REST = "                unsent[fd] = ANSWER[sent:]\n"
+SHUT = """\
+            epoll.modify(fd, 0)
+            connections[fd].shutdown(socket.SHUT_RDWR)
+"""
 
 SENDS_AT_ONCE = Exercise(
     "04_level_triggered",
@@ -187,6 +336,22 @@ SENDS_AT_ONCE = Exercise(
             (SEND, SEND_ALL),
             (WAIT_OR_FORGET, FORGET),
             refused="not yet: never reads a long answer (frozen",
+        ),
+        "what was sent is sent again": server_with(
+            (ASK_FOR_OUT, ""),
+            (PRINT, PRINT + SEND_ALL_AGAIN),
+            refused="not yet: a long answer: ",
+        ),
+        "a long answer has no end": server_with(
+            (ASK_FOR_OUT, ""),
+            (PRINT, PRINT + SEND_ALL_AGAIN + KEEP_THE_REST),
+            (SHUT, "            epoll.modify(fd, select.EPOLLIN)\n"),
+            at_the_end("return forget(fd)"),
+            refused="not yet: a long answer: 16,000,078 bytes, then silence",
+        ),
+        "it never closes": solution_with(
+            (WAIT_OR_FORGET, WAIT_OR_FORGET.replace("forget(fd)", "pass")),
+            refused="not yet: a visit's epoll_ctl, epoll_wait: waited 5 s",
         ),
         "it asks for OUT as well": server_with(
             (PRINT, f"{PRINT}            write(fd)\n"),
@@ -299,6 +464,10 @@ STOPS = Exercise(
 )
 
 EXERCISES = [
+    ENDS,
+    ANSWERS_ALL,
+    GOES_ON,
+    A_SECOND,
     COSTS_NOTHING,
     STAYS_WITH_ONE,
     SENDS_AT_ONCE,
@@ -372,20 +541,10 @@ def at_work_in(folder):
     return [each for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(folder)]
 
 
-def free_a_large_block():
-    """Let the allocator keep large blocks from now on, mallopt(3) on M_MMAP_THRESHOLD.
-
-    What a client has received is copied for each piece that comes. Where every copy is in pages
-    that are fresh from the kernel, a long answer takes more than a busy machine's 5 s.
-    """
-    bytes(30_000_000)
-
-
 @pytest.fixture(scope="module")
 def pool():
     """Processes that run checks: each check needs a working folder, and an output, of its own."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(AT_ONCE, spawn, initializer=free_a_large_block) as pool:
+    with ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn")) as pool:
         yield pool
 
 
