@@ -1,9 +1,10 @@
 """A blocking server with a thread for each client.
 
-A silent client keeps its own thread waiting, and nobody else. It does not survive
-more clients than it may have descriptors or threads. One that leaves before its
-request is whole leaves a thread behind that spins; one whose request is not UTF-8
-gets no answer, nor does anybody once the console is closed.
+A silent client keeps its own thread waiting, and nobody else. It
+does not survive more clients than it may have descriptors or
+threads. One that leaves before its request is whole leaves a
+thread behind that spins; one whose request is not UTF-8 gets no
+answer, nor does anybody once the console is closed.
 """
 
 import signal
@@ -38,8 +39,10 @@ def talk(connection):
 def serve(listener):
     while True:
         connection, address = listener.accept()
-        # A daemon thread does not keep the process alive when the main thread ends.
-        threading.Thread(target=talk, args=[connection], daemon=True).start()
+        # A daemon thread does not keep the process alive.
+        threading.Thread(
+            target=talk, args=[connection], daemon=True
+        ).start()
 
 
 def main():
