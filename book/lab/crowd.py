@@ -14,7 +14,7 @@ connected, and reads its answer to the end.
     answered, left = closed_loop(server, 100, seconds=0.8)     what `ab` does
     lost = ghosts(listener, 40)                 connected, and the server's kernel knows nothing
     times = resent(7)                           when a SYN is sent again that nobody answers
-    ab(server, seconds=3)                       what `ab` itself says
+    ab(server, requests=2000)                   what `ab` itself says
 """
 
 import errno
@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from look import kernel
 from survive.clients import REQUEST, reset
@@ -247,6 +248,7 @@ def resent(seconds):
 
 
 SEVERAL = 4  # clients who have come back in one tick of their kernel's clock
+TICK = 0.05  # seconds in which that is over
 
 
 def ghosts(listener, number):
@@ -261,7 +263,7 @@ def ghosts(listener, number):
 
     def come_back():
         """Return the ghosts, if enough have come in one tick; else make room again."""
-        time.sleep(0.05)  # a tick is over in less
+        time.sleep(TICK)
         found = [caller for caller in callers if _is_ghost(caller, address)]
         if len(found) >= SEVERAL:
             return found
@@ -282,37 +284,54 @@ def _is_ghost(caller, address):
     return caller.state() == "ESTABLISHED" and not kernel.find_socket(address, there)
 
 
-def ab(server, requests=1_000_000, seconds=None, held=False):
-    """Let ab(1) loose on a server, a hundred clients at a time; return the longest it took one of
-    them to connect, in seconds, or None where it is not installed.
+class Report(NamedTuple):
+    """What ab says: how many requests were answered, and the longest that a client took to connect.
 
-    requests, seconds: when it ends, at the first of the two. held: have those whom the server has
-    turned away come back to an empty queue, which else is luck: ab is stopped once they stand
-    outside, and goes on when one of them has come in. Raises RuntimeError where it says nothing of
-    it, TimeoutError.
+    waited: that, in seconds. ended: has it come to its end by itself? If not: does the server
+    have nothing to do?
+    """
+
+    answered: int
+    waited: float
+    ended: bool
+    is_idle: bool
+
+
+def ab(server, requests, held=False, seconds=4):
+    """Let ab(1) loose on a server, a hundred clients at a time; return its Report, or None where it
+    is not installed.
+
+    requests: how many. held: it is stopped once some stand outside, and goes on when these have
+    come back, which takes a second; so they find an empty queue. seconds: after which it is
+    interrupted, and reports on what is done. Raises RuntimeError where it says nothing, and
+    TimeoutError where it is to be held and nobody stands outside.
     """
     if not shutil.which("ab"):
         return None
-    limits = ["-t", str(seconds)] if seconds else []
-    limits += ["-n", str(requests)]  # in this order: -t sets both
     url = "http://{}:{}/".format(*server.address)
-    command = ["ab", "-q", "-c", "100", *limits, url]
+    command = ["ab", "-q", "-c", "100", "-n", str(requests), url]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+    ended, is_idle = True, False
     with subprocess.Popen(command, **output) as process:
         try:
             if held:
                 _hold(process, server.address)
-            said, errors = process.communicate(timeout=15)
+            said, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            ended, is_idle = False, server.cpu_share() < 0.05
+            process.send_signal(signal.SIGINT)
+            said, errors = process.communicate(timeout=5)
         finally:
             process.kill()
-    found = re.search(r"^Connect:(?: +[\d.]+){4} +(\d+)$", said, re.MULTILINE)
-    if not found:
+    answered = re.search(r"^Complete requests: +(\d+)$", said, re.MULTILINE)
+    waited = re.search(r"^Connect:(?: +[\d.]+){4} +(\d+)$", said, re.MULTILINE)
+    if not answered or not waited:
         raise RuntimeError(errors.strip() or said)
-    return int(found[1]) / 1000
+    return Report(int(answered[1]), int(waited[1]) / 1000, ended, is_idle)
 
 
 def _hold(process, address):
-    """Stop a process from when some of its clients are outside until one of them has come in."""
+    """Stop a process from when some of its clients are outside until these have come back."""
 
     def outside():
         rows = kernel.sockets(address[1])
@@ -323,5 +342,6 @@ def _hold(process, address):
     try:
         left = outside()
         until(lambda: left - outside(), what="one of them to come in")
+        time.sleep(TICK)
     finally:
         process.send_signal(signal.SIGCONT)
