@@ -1,12 +1,13 @@
-"""One thread, edge-triggered epoll: it is told once, and then takes all there is.
+"""One thread, edge-triggered epoll: it is told once, and takes all there is.
 
-It accepts, receives and sends until the kernel has no more for it, and takes every
-error for that. A client that ends its half of the connection, with or without a
-request, stops the server for good: at the end of input nothing raises. One that sends
-without pause stops it meanwhile, and fills its memory. More clients than it may have
-descriptors, and than fit into its queue, leave it deaf. A reset leaves a descriptor
-behind, or ends it, if it comes just before the farewell; a request that is not UTF-8,
-or a closed console, ends it, too.
+It accepts, receives and sends until the kernel has no more for it, and
+takes every error for that. A client that ends its half of the connection,
+with or without a request, stops the server for good: at the end of input
+nothing raises. One that sends without pause stops it meanwhile, and fills
+its memory. More clients than it may have descriptors, and than fit into
+its queue, leave it deaf. A reset leaves a descriptor behind, or ends it,
+if it comes just before the farewell; a request that is not UTF-8, or a
+closed console, ends it, too.
 """
 
 import contextlib
@@ -40,7 +41,8 @@ def serve(listener):
                 connection.setblocking(False)
                 fd = connection.fileno()
                 epoll.register(fd, select.EPOLLIN | select.EPOLLET)
-                connections[fd], requests[fd], unsent[fd] = connection, b"", ANSWER
+                connections[fd] = connection
+                requests[fd], unsent[fd] = b"", ANSWER
 
     def read(fd):
         with contextlib.suppress(OSError):
