@@ -205,16 +205,15 @@ def test_ghosts_are_connected_to_nobody(door):
 def test_ab_reports():
     with serve(BOOK.parent / "code" / "07_backlog.py", 128) as server:
         report = crowd.ab(server, requests=200)
-        assert report == (200, report.waited, True, False) and report.waited < 0.9
+        assert report == (200, report.waited, True) and report.waited < 0.9
         assert server.output().count("GET") >= 200
 
 
 @pytest.mark.skipif(not shutil.which("ab"), reason="ab is not installed here")
 def test_ab_that_is_held_waits_for_ghosts_and_is_interrupted():
     with serve(BOOK.parent / "code" / "07_backlog.py", 1) as server:
-        report = crowd.ab(server, requests=5000, held=True, seconds=1.5)
-    assert 1 < report.answered <= 5000 and 1 <= report.waited < 4
-    assert report.ended == (report.answered == 5000) != report.is_idle
+        report = crowd.ab(server, requests=3000, held=True, seconds=1)
+    assert 1 <= report.waited < 4 and report.ended == (report.answered == 3000)
 
 
 def test_without_ab_nothing_is_said(monkeypatch):

@@ -287,14 +287,12 @@ def _is_ghost(caller, address):
 class Report(NamedTuple):
     """What ab says: how many requests were answered, and the longest that a client took to connect.
 
-    waited: that, in seconds. ended: has it come to its end by itself? If not: does the server
-    have nothing to do?
+    waited: that, in seconds. ended: has it come to its end by itself?
     """
 
     answered: int
     waited: float
     ended: bool
-    is_idle: bool
 
 
 def ab(server, requests, held=False, seconds=4):
@@ -303,22 +301,23 @@ def ab(server, requests, held=False, seconds=4):
 
     requests: how many. held: it is stopped once some stand outside, and goes on when these have
     come back, which takes a second; so they find an empty queue. seconds: after which it is
-    interrupted, and reports on what is done. Raises RuntimeError where it says nothing, and
-    TimeoutError where it is to be held and nobody stands outside.
+    interrupted, once the server has nothing to do, and reports on what is done. Raises RuntimeError
+    where it says nothing, TimeoutError where it is to be held and nobody stands outside.
     """
     if not shutil.which("ab"):
         return None
     url = "http://{}:{}/".format(*server.address)
     command = ["ab", "-q", "-c", "100", "-n", str(requests), url]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
-    ended, is_idle = True, False
+    ended = True
     with subprocess.Popen(command, **output) as process:
         try:
             if held:
                 _hold(process, server.address)
             said, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            ended, is_idle = False, server.cpu_share() < 0.05
+            until(lambda: server.cpu_share() < 0.05, 10, "a server without work")
+            ended = process.poll() is not None
             process.send_signal(signal.SIGINT)
             said, errors = process.communicate(timeout=5)
         finally:
@@ -327,7 +326,7 @@ def ab(server, requests, held=False, seconds=4):
     waited = re.search(r"^Connect:(?: +[\d.]+){4} +(\d+)$", said, re.MULTILINE)
     if not answered or not waited:
         raise RuntimeError(errors.strip() or said)
-    return Report(int(answered[1]), int(waited[1]) / 1000, ended, is_idle)
+    return Report(int(answered[1]), int(waited[1]) / 1000, ended)
 
 
 def _hold(process, address):
