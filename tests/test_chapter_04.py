@@ -135,7 +135,7 @@ def test_the_registration():
         "then close, wherever a descriptor may have a copy”; “What is registered is the open "
         "file, not its number: unregister, then close, where there may be copies”"
     )
-    assert (seen["the dup is closed as well"], seen["the child has ended"]) == (["0"], ["0"]), (
+    assert (seen["the dup is closed"], seen["the child has ended"]) == (["0"], ["0"]), (
         "“the entry goes with the description's last descriptor”"
     )
     ten = (ROOT / "code" / "10_peers_that_close.py").read_text(encoding="utf-8")

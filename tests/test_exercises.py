@@ -351,7 +351,7 @@ SENDS_AT_ONCE = Exercise(
         ),
         "it never closes": solution_with(
             (WAIT_OR_FORGET, WAIT_OR_FORGET.replace("forget(fd)", "pass")),
-            refused="not yet: a visit's epoll_ctl, epoll_wait: waited 5 s",
+            refused="not yet: a visit's epoll_ctl, epoll_wait: ETIMEDOUT",
         ),
         "it asks for OUT as well": server_with(
             (PRINT, f"{PRINT}            write(fd)\n"),
@@ -463,6 +463,45 @@ STOPS = Exercise(
     },
 )
 
+# Chapter 8
+
+TAKEN = """\
+        while unsent[fd] and sent >= len(unsent[fd][0]):
+            sent -= len(unsent[fd].pop(0))
+"""
+
+GATHERS = Exercise(
+    "08_cork",
+    ("eight-pipelined", "eight-exercise-1-checker", "eight-exercise-1"),
+    {
+        "all is taken to be sent": solution_with(
+            (TAKEN, "        unsent[fd].clear()\n"),
+            refused="not yet: long answers",
+        ),
+        "what is left of a piece is sent whole again": solution_with(
+            ("            unsent[fd][0] = unsent[fd][0][sent:]\n", "            pass\n"),
+            refused="not yet: long answers",
+        ),
+        "the pieces are joined for a send": solution_with(
+            ("sendmsg(unsent[fd])", "send(b''.join(unsent[fd]))"),
+            refused="not yet: one call (4 answers, 1 segments, setsockopt: 0, send: 1",
+        ),
+        "the cork is in as well": solution_with(
+            (
+                "        if unsent[fd]:\n            epoll.modify(fd, select.EPOLLOUT)\n",
+                "        if unsent[fd]:\n            epoll.modify(fd, select.EPOLLOUT)\n"
+                "            cork(connections[fd], True)\n",
+            ),
+            refused="not yet: one call (4 answers, 1 segments, setsockopt: 1",
+        ),
+        "the cork is left out, and nothing else changed": server_with(
+            ("            cork(connections[fd], True)\n", ""),
+            ("        cork(connections[fd], False)\n", ""),
+            refused="not yet: one call (4 answers, ",
+        ),
+    },
+)
+
 EXERCISES = [
     ENDS,
     ANSWERS_ALL,
@@ -474,6 +513,7 @@ EXERCISES = [
     COSTS_NO_WORKER,
     FORGETS_WHO_LEAVES,
     STOPS,
+    GATHERS,
 ]
 
 

@@ -38,3 +38,31 @@ def test_a_new_client_is_said_to_be_stored_nowhere(capsys):
 def test_what_explains_a_row_names_rows_and_chapters():
     assert set(EXPLAINED_IN) <= {row.name for row in ROWS}
     assert set(EXPLAINED_IN.values()) <= {column.chapter for column in COLUMNS}
+
+
+def stays(serving, serve, capsys):
+    matrix.check_stays(serving(serve), "asks and leaves", "half a request then closes")
+    return capsys.readouterr().out
+
+
+KEEPS_THE_FIRST = """
+def serve(listener):
+    first, _ = listener.accept()
+    for _ in range(2):
+        rude, _ = listener.accept()
+        rude.recv(1024)
+        rude.close()
+    {then}
+    first.recv(1024)
+    first.sendall(ANSWER)
+    first.close()
+    listener.accept()
+"""
+
+
+def test_who_came_before_the_rude_clients_stays_or_does_not(serving, capsys):
+    answered = stays(serving, KEEPS_THE_FIRST.format(then="pass"), capsys)
+    assert answered == "solved: who came before them is answered\n"
+    for then in ("first.close(); time.sleep(60)", "sys.exit()"):
+        lost = stays(serving, KEEPS_THE_FIRST.format(then=then), capsys)
+        assert lost == "not yet: who came before them is answered\n", then

@@ -702,3 +702,26 @@ def test_a_verdict_of_one_that_dies_has_them_too(verdict):
         "calls",
         "connected",
     ]
+
+
+LATE = """
+def serve(listener):
+    (_, (bystander, _)), _ = (listener.accept(), listener.accept()), listener.close()
+    bystander.recv(1024)
+    bystander.sendall(ANSWER)
+    bystander.close()
+    time.sleep({seconds})
+    raise RuntimeError("last words")
+"""
+
+
+def test_the_last_words_may_come_a_while_after_the_listener_is_closed(verdict):
+    """An exception closes it on its way, and a busy machine takes its time for the traceback."""
+    seen = verdict(LATE.format(seconds=1.5), awkward.says_nothing)
+    assert str(seen) == "dead: RuntimeError: last words"
+
+
+def test_one_that_lives_on_and_refuses_has_no_last_words(verdict, monkeypatch):
+    monkeypatch.setattr(scene, "PATIENCE", 1)
+    seen = verdict(LATE.format(seconds=30), awkward.says_nothing)
+    assert str(seen) == "dead: it refused a connection"

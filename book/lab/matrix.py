@@ -4,6 +4,7 @@ What a cell is and how it is judged is survive's; here are the book's own column
 explains each row, and the exercises' checks, which play rows against a reader's own file.
 """
 
+import contextlib
 import html
 import json
 import re
@@ -14,8 +15,10 @@ from functools import partial
 from pathlib import Path
 
 from survive import scene
+from survive.clients import Conversation
 from survive.rows import ROWS, Traits, row
 from survive.server import ServerError, serve
+from survive.waiting import until
 
 from . import notebooks
 from .session import find
@@ -126,6 +129,22 @@ def compare(verdicts):
         if verdict.word != known.get((client, server)):
             was = known.get((client, server), "nothing")
             print(f"{client} against {server}: stored {was}, seen {verdict}", file=sys.stderr)
+
+
+def check_stays(name, *rude):
+    """Let rude clients of the matrix come and go, and say whether one who was there before stays.
+
+    name: a file in run/, or a path. rude: their names. Who came first asks last: a server that
+    begins anew after each of them has lost it.
+    """
+    with serve(find(name)) as server, Conversation(server.address) as first:
+        until(lambda: len(server.sockets()) > 1, what="the first client to be accepted")
+        with contextlib.suppress(OSError):  # they may have ended the server
+            for each in rude:
+                with Conversation(server.address) as talk:
+                    row(each).act(talk, server)
+            first.ask()
+        print("solved:" if first.answers() else "not yet:", "who came before them is answered")
 
 
 def check(name, client, *more, **traits):

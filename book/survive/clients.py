@@ -98,7 +98,7 @@ class Conversation:
 
     def __init__(self, address, name="client", seconds=SECONDS, receive_buffer=None):
         self.address, self.name, self.seconds = address, name, seconds
-        self.events, self.received, self.ended = [], b"", None
+        self.events, self._received, self.ended = [], bytearray(), None
         self.others = []  # conversations that this one has opened beside it
         self.has_said_all = False  # has it come to the point where it only listens?
         self._pour = None
@@ -121,6 +121,11 @@ class Conversation:
 
     def __exit__(self, *exception):
         self.close()
+
+    @property
+    def received(self):
+        """Return all that came so far; it grows in place, a long answer by hundreds of pieces."""
+        return bytes(self._received)
 
     @property
     def is_closed(self):
@@ -164,7 +169,7 @@ class Conversation:
         else:
             self.ended = self.ended or (None if data else "closed")
         self.note("got" if data else ENDS[self.ended], len(data))
-        self.received += data
+        self._received += data
         return data
 
     def read_all(self):
@@ -172,7 +177,7 @@ class Conversation:
         self.has_said_all = True
         deadline = time.monotonic() + self.seconds
         with contextlib.suppress(TimeoutError):
-            while len(self.received) < MOST_RECEIVED and (left := deadline - time.monotonic()) > 0:
+            while len(self._received) < MOST_RECEIVED and (left := deadline - time.monotonic()) > 0:
                 self.socket.settimeout(left)
                 if not self.receive():
                     break
