@@ -179,6 +179,77 @@ A_SECOND = Exercise(
     },
 )
 
+# Chapter 3
+
+RECEIVE_3 = "            request += connection.recv(1024)\n"
+ACCEPT_3 = "        connection, address = listener.accept()\n"
+GIVES_BACK = "    finally:\n        places.give_back()\n"
+LIMIT = "        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+
+
+def accepts_or(act):
+    """Edit the server: it does something when it can't accept."""
+    return (
+        ACCEPT_3,
+        f"        try:\n    {ACCEPT_3}        except OSError:\n            {act}\n",
+    )
+
+
+LEAVES_NO_THREAD = Exercise(
+    "03_thread_per_client",
+    ("three-exercise-1",),
+    {
+        "a thread ends if nothing has come at all": server_with(
+            (RECEIVE_3, f"{RECEIVE_3}            if not request:\n                return\n"),
+            refused="not yet: half a request then closes (spinning",
+        ),
+        "it takes the first piece for all": server_with(
+            ("        while not is_whole(", "        if not is_whole("),
+            refused="not yet: one byte at a time (wrong",
+        ),
+        "a time limit for each piece": server_with(
+            (RECEIVE_3, f"            connection.settimeout(1)\n{RECEIVE_3}"),
+            refused="not yet: connects and closes (spinning",
+        ),
+        "it sleeps in place of spinning": server_with(
+            ("import sys\n", "import sys\nimport time\n"),
+            if_nothing_comes("time.sleep(1)", RECEIVE_3),
+            refused="not yet: connects and closes (leaking",
+        ),
+    },
+)
+
+LETS_THEM_WAIT = Exercise(
+    "03_thread_per_client",
+    ("three-exercise-2",),
+    {
+        "it does not accept any more": server_with(
+            accepts_or("break"),
+            refused="not yet: more clients than descriptors (dead",
+        ),
+        "it catches the error where a thread begins": server_with(
+            (
+                "    with connection:\n        request",
+                "    with contextlib.suppress(OSError), connection:\n        request",
+            ),
+            ("import signal\n", "import contextlib\nimport signal\n"),
+            refused="not yet: more clients than descriptors (dead: OSError: [Errno 24]",
+        ),
+        "there are more places than descriptors": solution_with(
+            (LIMIT, "        limit = 10_000\n"),
+            refused="not yet: more clients than descriptors (dead: OSError: [Errno 24]",
+        ),
+        "a place is not given back": solution_with(
+            (GIVES_BACK, ""),
+            refused="not yet: more clients than descriptors (frozen",
+        ),
+        "it tries again and again": server_with(
+            accepts_or("continue"),
+            refused="not yet: more clients than descriptors (frozen",
+        ),
+    },
+)
+
 # Chapter 4
 
 RECEIVE = "        requests[fd] += connections[fd].recv(1024)\n"
@@ -507,6 +578,8 @@ EXERCISES = [
     ANSWERS_ALL,
     GOES_ON,
     A_SECOND,
+    LEAVES_NO_THREAD,
+    LETS_THEM_WAIT,
     COSTS_NOTHING,
     STAYS_WITH_ONE,
     SENDS_AT_ONCE,
