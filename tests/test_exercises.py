@@ -431,6 +431,110 @@ SENDS_AT_ONCE = Exercise(
     },
 )
 
+# Chapter 5
+
+RECEIVE_5 = "                requests[fd] += connections[fd].recv(1024)\n"
+ON_IN_5 = "                elif events & select.EPOLLIN:\n"
+ON_HUP_5 = "                elif events & select.EPOLLHUP:\n                    forget(fd)\n"
+GIVE_UP = """\
+            print(f"gave up on one client: {error}", flush=True)
+            forget(fd)
+"""
+COME_BACK = "            if again is not None and time.monotonic() >= again:\n"
+POLLS = "            for fd, events in epoll.poll(pause()):\n"
+COMES_AGAIN = "                again = time.monotonic() + PAUSE\n"
+LEFT_OVER = "                return forget(fd)\n        unfinished[fd] = True\n"
+
+
+def at_the_end_of_input(act):
+    """Edit the server: its receive loop does something at the end of input."""
+    return RECEIVE_5, textwrap.indent(
+        f"data = connections[fd].recv(1024)\nif not data:\n    {act}\nrequests[fd] += data\n",
+        " " * 16,
+    )
+
+
+STOPS_NOBODY = Exercise(
+    "05_edge_triggered",
+    ("five-exercise-1",),
+    {
+        "who ends is forgotten, whether he has asked or not": server_with(
+            at_the_end_of_input("return forget(fd)"),
+            refused="not yet: half closes after asking (wrong",
+        ),
+        "the end is the end of the loop, and nobody is forgotten": server_with(
+            at_the_end_of_input("break"),
+            refused="not yet: connects and closes (leaking",
+        ),
+        "forgotten if the first piece is not all": server_with(
+            at_the_end_of_input("break"),
+            (IS_WHOLE, IS_WHOLE.replace("if", "if not") + f"            forget(fd)\n{IS_WHOLE}"),
+            refused="not yet: one byte at a time (wrong",
+        ),
+        "it receives once for each event": server_with(
+            ("            while True:\n" + RECEIVE_5, RECEIVE_5[4:]),
+            refused="not yet: connects and closes (leaking",
+        ),
+    },
+)
+
+RESET_COSTS_NOTHING = Exercise(
+    "05_edge_triggered",
+    ("five-exercise-2",),
+    {
+        "only what would block is caught": solution_with(
+            ("        except OSError as error:\n" + GIVE_UP, ""),
+            refused="not yet: half a request then resets (dead: ConnectionResetError",
+        ),
+        "all is caught, and the client kept": solution_with(
+            (GIVE_UP, GIVE_UP.replace("            forget(fd)\n", "")),
+            refused="not yet: half a request then resets (leaking",
+        ),
+        "who hangs up is forgotten, and the farewell kills": server_with(
+            at_the_end_of_input("break"),
+            (ON_HUP_5, ""),
+            (ON_IN_5, ON_HUP_5 + ON_IN_5),
+            refused="not yet: asks and leaves (dead: OSError: [Errno 107]",
+        ),
+    },
+)
+
+HEARS_AGAIN = Exercise(
+    "05_edge_triggered",
+    ("five-exercise-3-checker", "five-exercise-3"),
+    {
+        "a budget, and no list": solution_with(
+            (LEFT_OVER, LEFT_OVER.replace("        unfinished[fd] = True\n", "")),
+            refused="not yet: a long request in one piece",
+        ),
+        "no budget": solution_with(
+            ("        for _ in range(BUDGET):\n", "        while True:\n"),
+            refused="not yet: sends without pause (frozen",
+        ),
+        "the end of accept for ever": solution_with(
+            (COMES_AGAIN, "                pass\n"),
+            refused="not yet: more clients than descriptors (frozen",
+        ),
+        "accept again when a client has left": solution_with(
+            (COME_BACK, "            if again == 0:\n"),
+            refused="not yet: it hears again, while another client talks",
+        ),
+        "accept again when nothing has happened": solution_with(
+            (
+                POLLS,
+                "            happened = epoll.poll(0 if unfinished else 1)\n"
+                "            for fd, events in happened:\n",
+            ),
+            (COME_BACK, "            if again is not None and not happened:\n"),
+            refused="not yet: it hears again, while another client talks",
+        ),
+        "accept again at once": solution_with(
+            (COMES_AGAIN, "                again = 0\n"),
+            refused="not yet: it sleeps while there is no descriptor",
+        ),
+    },
+)
+
 # Chapter 6
 
 ACT = "                act(client, database)\n"
@@ -583,6 +687,9 @@ EXERCISES = [
     COSTS_NOTHING,
     STAYS_WITH_ONE,
     SENDS_AT_ONCE,
+    STOPS_NOBODY,
+    RESET_COSTS_NOTHING,
+    HEARS_AGAIN,
     COSTS_NO_WORKER,
     FORGETS_WHO_LEAVES,
     STOPS,
