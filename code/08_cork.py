@@ -1,13 +1,16 @@
-"""One thread, level-triggered epoll, answers in pieces, which a cork keeps together.
+"""One thread, level-triggered epoll, answers in pieces, which a cork
+keeps together.
 
-A client of HTTP/1.1 may send several requests at once, and keeps its connection. The
-socket is corked before the first piece that it is to get, and the cork is pulled after
-the last. As connections last, their end is seen: a client may leave before it asks and
-when it has read its answers. The server does not survive one that asks and leaves, a
-reset, a request that is not UTF-8, more clients than it may have descriptors, or a
-closed console. It takes a body for the next request, and answers HEAD with one; whoever
-sends on after the last request may lose answers. What a client has sent is kept until
-its descriptor's number is used again.
+A client of HTTP/1.1 may send several requests at once, and keeps its
+connection. The socket is corked before the first piece that it is to
+get, and the cork is pulled after the last. As connections last, their
+end is seen: a client may leave before it asks and when it has read its
+answers. The server does not survive one that asks and leaves, a reset,
+a request that is not UTF-8, more clients than it may have descriptors,
+or a closed console. It takes a body for the next request, and answers
+HEAD with one; whoever sends on after the last request may lose answers.
+What a client has sent is kept until its descriptor's number is used
+again.
 """
 
 import re
