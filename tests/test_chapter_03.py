@@ -116,12 +116,16 @@ def test_a_thousand():
     assert seen["memory, each"][1].endswith("bytes"), (
         "“So a sleeping thread costs many times what a registered socket does”"
     )
+    assert seen["CPU time while they are silent"] == ["0%", "0%"], (
+        "claim 32, caveat: “A thread asleep costs a few pages and no CPU time”; “Asleep it costs a "
+        "few pages; starting it costs more than the request”"
+    )
     assert seen["threads"] == ["1001", "1"], "“to the next chapter's, which has one thread”"
 
 
 def test_the_start_of_a_thread_is_what_costs():
     seen = rows(PAGE, "three-start")
-    assert len(seen) == 4, "“It is dear to start a thread”"
+    assert len(seen) == 4, "“What does cost is starting a thread”"
     said = printed(PAGE, "three-start")
     assert "a thread each against the loop: ≈ " in said, (
         "“On a single CPU that halves what can be served: the article is right where each client "
@@ -133,7 +137,7 @@ def test_the_start_of_a_thread_is_what_costs():
 def test_two_that_compute_have_one_cpu():
     together = lab.cost.cpus_used(2, lambda: sum(range(20_000)))
     assert together < 1.2, (
-        "“Threads are dear once more where they compute”; “Two that compute, or four, have one CPU "
+        "“Threads also cost where they compute”; “Two that compute, or four, have one CPU "
         "between them”"
     )
 
@@ -196,7 +200,8 @@ def test_several_loops():
         "the clients by their addresses”"
     )
     assert seen["one listener"][0] == "4", (
-        "“It is different where they sleep in epoll”; “all four wake for every client: the herd”"
+        "“It is different where they sleep in epoll”; “all four are told of every client, and all "
+        "four wake: the herd”"
     )
     seen = rows(PAGE, "three-stuck")
     assert set(seen) >= {"one listener", "EPOLLEXCLUSIVE", "SO_REUSEPORT"}, (
@@ -284,7 +289,7 @@ def test_what_is_left_to_break():
     )
     assert mine["its console closed"] == "frozen", (
         "“nor does anybody once the console is closed”; “when the console is closed, every thread "
-        "dies of its `print`, and the server lives on and answers nobody”"
+        "dies of its `print`, and nobody is answered any more”"
     )
     assert mine["says nothing"] == "ok", (
         "“A silent client keeps its own thread waiting, and nobody else”"
