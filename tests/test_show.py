@@ -159,6 +159,27 @@ def test_each_call_that_sleeps_has_a_bar_of_its_own_in_the_servers_lane(name, la
     assert label in show.COLORS
 
 
+def test_a_call_on_a_non_blocking_socket_never_sleeps():
+    """It took long because something else had the core; a number may be another socket's later."""
+    accept = Call("accept", 3, "MainThread", 1, 0.0, [], 0.0, [{"fd": 5}, ["127.0.0.1", 1]])
+    calls = [accept]
+    for began, name, given in (
+        (0.1, "recv", [9]),  # it may sleep: a new socket is blocking
+        (0.3, "setblocking", [False]),
+        (0.4, "recv", [9]),
+        (0.6, "setblocking", [True]),
+        (0.7, "recv", [9]),
+        (0.9, "setblocking", [False]),
+        (1.0, "close", []),
+        (1.1, "poll", [1]),
+    ):
+        calls.append(Call(name, 5, "MainThread", 2, began, given, 0.1))
+    again = Call("accept", 3, "MainThread", 1, 1.3, [], 0.0, [{"fd": 5}, ["127.0.0.1", 1]])
+    calls += [again, Call("recv", 5, "MainThread", 2, 1.4, [9], 0.1)]
+    _, server = lanes([(0, "calls"), (0, "connected"), (2, "left")], calls)
+    assert [round(bar.start, 1) for bar in server.bars] == [0.1, 0.7, 1.1, 1.4]
+
+
 def test_the_colours_of_a_picture_tell_its_bars_apart():
     asleep = {show.COLORS[f"server asleep in {name}"] for name in ("recv", "send", "poll", "get")}
     assert len(asleep) == 4

@@ -387,6 +387,7 @@ def lanes(recording):
     times = [event.when for client in recording.clients for event in client.events]
     shown = min(times), max(times)
     threads = list(dict.fromkeys(call.thread for call in recording.calls()))
+    sleepers = _sleepers(recording)
     found = [_client_lane(client) for client in recording.clients]
     for number, thread in enumerate(threads):
         name = f"server, thread {number}" if number else "server, main thread"
@@ -394,7 +395,25 @@ def lanes(recording):
         calls = [call for call in recording.calls() if call.thread == thread]
         gone = number and calls[-1].took is not None
         end = min(calls[-1].returned if gone else recording.ended, shown[1])
-        found.append(_server_lane(name, calls, (shown[0], end), shown[1] - shown[0]))
+        lane = _server_lane(name, calls, sleepers, (shown[0], end), shown[1] - shown[0])
+        found.append(lane)
+    return found
+
+
+def _sleepers(recording):
+    """Return the numbers, id(), of the calls that can have slept: on no non-blocking socket.
+
+    Such a call takes long where the machine is busy with something else.
+    """
+    awake, found = set(), set()
+    for call in recording.calls():
+        if call.fd not in awake:
+            found.add(id(call))
+        if call.name == "setblocking":
+            (awake.discard if call.given[0] else awake.add)(call.fd)
+        elif call.name == "close":
+            awake.discard(call.fd)
+        awake.discard(call.accepted)
     return found
 
 
@@ -416,17 +435,18 @@ def _client_lane(client):
     return Lane(client.name, client.events[0].when, client.events[-1].when, bars, marks)
 
 
-def _server_lane(name, calls, shown, whole):
+def _server_lane(name, calls, sleepers, shown, whole):
     """A thread's lane, with a bar for each call that it sleeps in; a long one says on whose socket.
 
-    shown: from when to when the thread is shown. whole: how many seconds the timeline shows.
+    sleepers: the calls that can sleep, as _sleepers() has them. shown: from when to when the thread
+    is shown. whole: how many seconds the timeline shows.
     """
     start, end = max(shown[0], calls[0].began), shown[1]
     bars = []
     for call in calls:
         began = max(call.began, start)
         returned = end if call.took is None else min(call.returned, end)
-        if call.name in ASLEEP_IN and returned - began > ASLEEP:
+        if call.name in ASLEEP_IN and id(call) in sleepers and returned - began > ASLEEP:
             long = call.client and returned - began > 0.3 * whole
             words = f"{call.name}, on {call.client}'s socket" if long else ""
             bars.append(Bar(began, returned, f"server asleep in {call.name}", words))
