@@ -1,13 +1,14 @@
-"""One thread, level-triggered epoll, and the length of its accept queue to choose.
+"""One thread, level-triggered epoll, an accept queue of any length.
 
     python 07_backlog.py [PORT] [BACKLOG]
 
-The kernel lets in BACKLOG + 1 clients, 1 + 1 unless told otherwise, before the server
-has accepted one, and never more than net.core.somaxconn + 1. The next has to come
-again after a second. What the server does not survive is the same at any length: a
-client that asks and leaves, a reset, a request that is not UTF-8, more clients than it
-may have descriptors, a closed console; and one that leaves before its request is whole
-makes it spin.
+The kernel lets in BACKLOG + 1 clients, 1 + 1 unless told otherwise,
+before the server has accepted one, and never more than
+net.core.somaxconn + 1. The next is let in after a second or more.
+What the server does not survive is the same at any length: a client
+that asks and leaves, a reset, a request that is not UTF-8, more
+clients than it may have descriptors, a closed console. One that
+leaves before its request is whole makes it spin.
 """
 
 import select

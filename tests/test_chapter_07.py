@@ -1,0 +1,389 @@
+"""What chapter 7 says beside the words that its cells quote.
+
+Most of it is what a cell has printed: nbval holds the stored outputs to what happens, and here the
+prose is held to the outputs. The rest is tried here.
+"""
+
+import ast
+import collections
+import contextlib
+import inspect
+import io
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import lab
+from conftest import BOOK, ROOT, printed, rows
+from lab import crowd, notebooks
+
+PAGE = "07_backlog"
+SERVER = ROOT / "code" / f"{PAGE}.py"
+LEVEL = ROOT / "code" / "04_level_triggered.py"
+
+
+@pytest.fixture
+def door():
+    """A function that makes a listener whose queue has a length: nobody accepts from it."""
+    with contextlib.ExitStack() as stack:
+
+        def door(length):
+            return stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=length))
+
+        yield door
+
+
+def states(callers):
+    return collections.Counter(caller.state() for caller in callers)
+
+
+def functions(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name: ast.unparse(node) for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_the_server_is_chapter_4s_but_for_its_argument():
+    new, old = functions(SERVER), functions(LEVEL)
+    assert new.pop("take_backlog") and new == old, (
+        "“`serve` is chapter 4's, to the letter. New are `take_backlog` and, in the last lines, "
+        "its call”; “One thread, level-triggered epoll, an accept queue of any length”"
+    )
+    assert SERVER.read_text(encoding="utf-8").endswith("BACKLOG = take_backlog()\n    main()\n")
+    words = lab.matrix.stored()
+    for (client, server), word in words.items():
+        if server == "07":
+            assert word == words[client, "04"], (
+                "“it dies of all that chapter 4's server dies of”; "
+                "“It dies of all that chapter 4's server dies of”; “What the server does not "
+                "survive is the same at any length: a client that asks and leaves, a reset, a "
+                "request that is not UTF-8, more clients than it may have descriptors, a closed "
+                "console. One that leaves before its request is whole makes it spin”"
+            )
+    assert words["asks and leaves", "07"] == "dead", (
+        "“What it still can't stand is a client with bad manners”"
+    )
+
+
+def test_a_crowd_that_comes_at_once():
+    with lab.serve(SERVER, 64) as server:
+        with server.paused():
+            callers = crowd.queue_up(server.address, 40)
+        done = crowd.ask_all(callers, 5)
+    assert max(caller.waited() for caller in done) < 0.9 and len(done) == 40, (
+        "“can be told, with `listen(N)`, how many clients may wait at its door. So it can serve a "
+        "crowd that comes at once”"
+    )
+
+
+def test_what_is_said_of_its_argument():
+    let_in = rows(PAGE, "seven-number")
+    assert let_in["listen(1)"] == ["2", "3"], (
+        "“The kernel lets in BACKLOG + 1 clients, 1 + 1 unless told otherwise, before the server "
+        "has accepted one, and never more than net.core.somaxconn + 1. The next is let in after a "
+        "second or more”"
+    )
+    with lab.serve(SERVER) as server:
+        assert lab.kernel.accept_queue(server.address) == (0, 1), (
+            "“this one has been started without its argument”"
+        )
+    for name in ("03_thread_per_client", "06_one_shot"):
+        text = (ROOT / "code" / f"{name}.py").read_text(encoding="utf-8")
+        default = rows(PAGE, "seven-limits")["listen()"]
+        assert f"BACKLOG = {default[0]}\n" in text, (
+            "“Chapters 3 and 6 have a queue of Python's usual length”"
+        )
+    limit = rows(PAGE, "seven-limits")
+    assert limit["listen(100_000)"] == limit["listen(-5), in C"] == ["net.core.somaxconn"], (
+        "“And N is a wish. What the kernel makes of it”"
+    )
+
+
+def test_who_is_outside():
+    of = rows(PAGE, "seven-heard-of")
+    assert of["its state"] == ["ESTABLISHED", "SYN-SENT"] and of["at the server"][1] == "nothing", (
+        "“One that finds the queue full is dropped without a word, as if the network had lost it”; "
+        "“One of them thinks that it is connected, and is right”; “And the one too many doesn't "
+        "exist anywhere but in its own machine. The server's kernel has added one to a counter, "
+        "and forgotten it”"
+    )
+    assert of["it asks"] == ["send: 18", "send: EAGAIN"], (
+        "“So a connection is no sign of life: a health check that only connects fails only when "
+        "the queue is full”; “They are connected, and may send, before anybody has accepted them”; "
+        "“its clients wait in there connected, where their timeouts for connecting don't help them”"
+    )
+
+
+def test_a_unix_socket_drops_nobody():
+    seen = rows(PAGE, "seven-unix")
+    assert seen["one more, blocking"] == ["asleep in connect"], (
+        "“but nobody is dropped and nobody tries again. One too many fails at once if its socket "
+        "is non-blocking or, in Python, has a timeout; else it sleeps until there is room”"
+    )
+    assert seen["it, after an accept"] == seen["the first"] == ["connect: done"]
+
+
+@pytest.mark.skipif(not shutil.which("ss"), reason="ss is not installed here")
+def test_ss_counts_whom_a_listener_has_turned_away(door):
+    listener = door(0)
+    callers = crowd.queue_up(listener.getsockname(), 4)
+    lab.until(lambda: lab.kernel.drops(listener) == 3)
+    port = listener.getsockname()[1]
+    command = ["ss", "-ltnm", f"sport = :{port}"]
+    said = subprocess.run(command, capture_output=True, encoding="utf-8").stdout
+    assert ",d3)" in said and states(callers)["SYN-SENT"] == 3, (
+        "“With `-m`, the `d` in `skmem` counts whom it has turned away”"
+    )
+
+
+def test_a_look_says_it_in_words():
+    with lab.serve(SERVER, 2) as server:
+        lab.at_rest(server)
+        with server.paused():
+            crowd.queue_up(server.address, 5)
+            said = " ".join(lab.report(lab.look_at(server.pid)).split())
+        server.stop(9)
+    assert "3 wait, and listen(2) lets in 3" in said, "“A look says the same in words”"
+
+
+def test_each_retry_is_counted_again(door):
+    listener = door(0)
+    inside, caller = crowd.queue_up(listener.getsockname(), 2)
+    before = lab.kernel.counter("ListenOverflows")
+    lab.until(lambda: lab.kernel.drops(listener) == 2)
+    assert caller.retries() == 1 and lab.kernel.counter("ListenOverflows") > before, (
+        "“It counts each SYN that was dropped, retries too”; “how many SYNs were dropped”"
+    )
+    inside.close()
+    caller.close()
+
+
+def thirty_come_back(listener, seen):
+    """Turn thirty away from a queue of 40, and make room for three, again and again, until others
+    have come back in the same instant; return those of whom seen() is true then."""
+    callers = crowd.queue_up(listener.getsockname(), 41 + 30)[41:]
+
+    def look():
+        time.sleep(crowd.TICK)
+        found = [caller for caller in callers if seen(caller)]
+        waiting, limit = lab.kernel.queues_of(listener)
+        for _ in range(0 if found or waiting <= limit else 3):
+            listener.accept()
+        return found
+
+    return lab.until(look, 8, "several to come back together")
+
+
+def test_a_note_is_kept_of_those_who_are_fewer_than_the_queue_is_long(door):
+    listener = door(40)
+    address = listener.getsockname()
+
+    def is_noted(caller):
+        there = lab.kernel.find_socket(address, caller.socket.getsockname())
+        return bool(there) and there.state == "SYN-RECV"
+
+    noted = {caller.socket.getsockname() for caller in thirty_come_back(listener, is_noted)}
+    listener.settimeout(5)
+    peers = set()
+    while not noted <= peers:
+        peers.add(listener.accept()[1])
+    assert noted, (
+        "“With a longer queue and fewer clients the kernel keeps a note of each, SYN-RECV in "
+        "`ss -tn`, and asks again: those get in late, silent or not”"
+    )
+
+
+# In a network of its own whose settings may be changed: what comes of a SYN that finds a full
+# queue, and of handshakes that end at one, with tcp_abort_on_overflow set to 1.
+ABORT = """
+import socket, time
+import lab
+from lab import crowd
+
+with open("/proc/sys/net/ipv4/tcp_abort_on_overflow", "w") as setting:
+    setting.write("1")
+with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+    callers = crowd.queue_up(listener.getsockname(), 4)
+    lab.until(lambda: lab.kernel.counter("ListenOverflows") >= 6, what="SYNs and their retries")
+    print([caller.state() for caller in callers])
+
+def error(caller):
+    return caller.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+with socket.create_server(("127.0.0.1", 0), backlog=40) as listener:
+    print(len(thirty_come_back(listener, error)), "were told of an error")
+"""
+
+
+def test_abort_on_overflow_is_about_handshakes():
+    alone = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run([*alone, "true"], capture_output=True)
+        if done.returncode == 0:
+            done = subprocess.run(
+                [*alone, sys.executable, "-c", f"{inspect.getsource(thirty_come_back)}\n{ABORT}"],
+                cwd=BOOK,
+                env={"PYTHONPATH": str(BOOK), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                capture_output=True,
+                encoding="utf-8",
+                timeout=30,
+            )
+            assert not done.returncode, done.stderr
+            syns, resets = done.stdout.splitlines()
+            assert syns == str(["ESTABLISHED"] + ["SYN-SENT"] * 3), (
+                "“To a SYN it does nothing”; "
+                "claim 102, holds: “since Linux 4.10 no setting changes that”"
+            )
+            assert resets.endswith("were told of an error"), (
+                "“it sends a reset to clients whose handshake ends at a full queue”"
+            )
+            return
+    pytest.skip("no network of one's own may be had here")
+
+
+def test_ghosts():
+    seen = rows(PAGE, "seven-ghosts")
+    assert seen["in the queue"] == ["1"] and seen["connected to nobody"][0].startswith("≈"), (
+        "“But clients who were turned away together come back together, in one tick of a clock. "
+        "Then all their SYNs find room, the room for one, and all shake hands”; "
+        "“When the server empties its queue a moment later, nobody tells those outside. And as "
+        "they have been turned away together, they come back together”; “Their `connect` has "
+        "returned: they have been lied to”"
+    )
+    assert seen["one of these sends its request"] == ["send: 18, not acknowledged: 18"], (
+        "“beyond it the kernel answers with SYN cookies, as it would in a flood, and keeps "
+        "nothing. When these clients complete the handshake there is no room, and they are "
+        "dropped without a word as well”"
+    )
+    assert seen["once there is room, it is"] == ["accepted"], (
+        "“A client that speaks sends again, as TCP does, and gets in with that”"
+    )
+    assert seen["and the silent ones"] == ["accept: ETIMEDOUT, ESTABLISHED"], (
+        "“Where the server speaks first, as in SMTP, SSH or MySQL, two now wait for each other, "
+        "and only one of them exists”"
+    )
+
+
+def test_benchmarks():
+    seen = rows(PAGE, "seven-ab")
+    assert seen["listen(1)"][2:] == ["98", "≈ 1.0 s"], (
+        "“`ab` is a closed loop: as soon as a client is answered another takes its place. So is "
+        "this”; “a benchmark of 0.8 s sees nothing of it: it reports on the requests that it has "
+        "finished”; claim 105, holds: “A shorter one reports on those whom it has answered, and "
+        "sees nothing”; “whenever the server is slow, it asks less”; claim 105, holds: “In a run "
+        "that is longer than the first retry, a second”"
+    )
+    assert seen["listen(50)"][2:] == ["49", "≈ 1.0 s"] and seen["listen(128)"][2] == "0", (
+        "“with a queue under fifty, it says, performance can fall badly at times”; "
+        "“So the article is right, and the usual short run shows nothing”"
+    )
+
+
+@pytest.mark.skipif(not shutil.which("ab"), reason="ab is not installed here")
+def test_ab_may_not_come_to_an_end():
+    def held():
+        with lab.serve(SERVER, 1) as server:
+            return crowd.ab(server, 3000, held=True, seconds=1)
+
+    reports = []
+    while len(reports) < 4 and all(report.ended for report in reports):
+        reports.append(held())
+    assert not reports[-1].ended and reports[-1].answered < 3000, (
+        "“It may not even come to an end, while the server has nothing to do: it waits for some "
+        "of its hundred clients, who are ghosts by then”"
+    )
+
+
+def test_who_is_accepted_takes_no_room(door):
+    listener = door(0)
+    held = []
+    for _ in range(30):
+        held += crowd.queue_up(listener.getsockname(), 1), listener.accept()
+    assert lab.kernel.queues_of(listener) == (0, 0), (
+        "“The queue has to hold whoever comes while nobody accepts. How many is that? Not how many "
+        "are connected, as one reads most often, in the article too”"
+    )
+
+
+def test_who_comes_before_the_close_is_reset(door):
+    listener = door(1)
+    first = socket.create_connection(listener.getsockname())
+    accepted, _ = listener.accept()
+    late = socket.create_connection(listener.getsockname())
+    listener.close()
+    assert lab.told(late) == "a reset" and lab.told(first) == "nothing", (
+        "“Who comes between the last `accept` and the `close` is reset all the same”"
+    )
+    accepted.close()
+
+
+def test_what_is_lost_at_the_end():
+    seen = rows(PAGE, "seven-drained")
+    assert seen == {
+        "at SIGTERM the server": ["answered", "reset"],
+        "closes": ["0", "10"],
+        "accepts, then closes": ["10", "0"],
+    }, (
+        "“And whoever is in it is lost when the server ends, unless the server takes them all "
+        "before it closes its door”"
+    )
+
+
+# Exercise 3: its check is given a function of the reader's.
+
+CHECKED = "def connect(address):\n"
+RIGHT = """
+    for _ in range(50):
+        try:
+            return socket.create_connection(address, 0.1)
+        except TimeoutError:
+            pass
+"""
+WRONG = {
+    "it waits for the kernel": ("    return socket.create_connection(address, 5)", "too late"),
+    "a shorter timeout alone": ("    return socket.create_connection(address, 0.1)", "timed out"),
+    "it waits a second itself": (
+        "    import time; time.sleep(1); return socket.create_connection(address, 5)",
+        "too late",
+    ),
+    "the same socket is tried again": (
+        "    sock = socket.socket(); sock.settimeout(0.1)\n"
+        "    while True:\n"
+        "        try:\n"
+        "            sock.connect(address)\n"
+        "            sock.settimeout(5)\n"
+        "            return sock\n"
+        "        except TimeoutError:\n"
+        "            pass\n",
+        "",
+    ),
+}
+
+
+def check_connect(body, run_folder):
+    (run_folder / f"{PAGE}.py").write_text(notebooks.program(PAGE, f"{PAGE}.py"), encoding="utf-8")
+    cells = {
+        cell["id"]: "".join(cell["source"]) for cell in notebooks.cells(BOOK / f"{PAGE}.ipynb")
+    }
+    program = f"import lab\n{cells['seven-exercise-3-checker']}\nimport socket\n{CHECKED}{body}\n"
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(program + "\ncheck_gets_in(connect)", {})
+    return said.getvalue()
+
+
+def test_a_new_socket_gets_in(run_folder):
+    assert check_connect(RIGHT, run_folder).startswith("solved:")
+    assert printed(PAGE, "seven-exercise-3") == "not yet: answered too late", (
+        "“`connect` takes a second. Get an answer before that second is over”"
+    )
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_waits_does_not(what, run_folder):
+    body, why = WRONG[what]
+    said = check_connect(body, run_folder)
+    assert said.startswith("not yet:") and why in said, said
