@@ -214,8 +214,8 @@ def test_how_it_ends():
     seen = rows(PAGE, "two-finally")
     assert seen["SIGINT"][:2] == ["runs", "-2"] and seen["SIGTERM"][0] == "does not run", (
         "“Ctrl-C sends SIGINT, which becomes an exception, so `finally` runs, and a traceback is "
-        "printed for good measure”; “`finally` runs for Ctrl-C and not for SIGTERM, which process number 1 of a "
-        "container never gets without a handler”"
+        "printed for good measure”; “`finally` runs for Ctrl-C and not for SIGTERM, which process "
+        "number 1 of a container never gets without a handler”"
     )
     assert seen["SIGTERM"][1:] == ["-15", "143", "0"], (
         "“and the process is gone in the middle of a line”; “Our `main` turns both into "
