@@ -38,11 +38,15 @@ class Wrong:
 
 @dataclass(frozen=True)
 class Exercise:
-    """An exercise: its chapter, the cells that its check needs, and {what is wrong: Wrong}."""
+    """An exercise: its chapter, the cells that its check needs, and {what is wrong: Wrong}.
+
+    right: edits of the server that solve it, where the loop of the chapter's solution does not.
+    """
 
     chapter: str
     cells: tuple
     wrong: dict
+    right: tuple = ()
 
 
 def server_with(*edits, refused):
@@ -677,6 +681,57 @@ GATHERS = Exercise(
     },
 )
 
+# Chapter 7; the check of its third exercise, the client's, is tried in test_chapter_07.py
+
+NO_ARGUMENT = "        return 1\n"
+TAKE_ALL = """\
+        with contextlib.suppress(BlockingIOError):  # nobody is left
+            while True:
+"""
+
+IS_LONGEST = Exercise(
+    "07_backlog",
+    ("seven-exercise-1-checker", "seven-exercise-1"),
+    {
+        "the constant alone, which the argument's default replaces": server_with(
+            ("BACKLOG = 1\n", "BACKLOG = 2**31 - 1\n"),
+            refused="not yet: told nothing, the queue is 1",
+        ),
+        "nobody asks for the argument any more": server_with(
+            ("    BACKLOG = take_backlog()\n", "    BACKLOG = 2**31 - 1\n"),
+            refused="not yet: told 5, the queue is",
+        ),
+        "Python's own number": server_with(
+            (NO_ARGUMENT, NO_ARGUMENT.replace("1", "128")),
+            refused="not yet: told nothing, the queue is 128",
+        ),
+        "a number that C does not hold": server_with(
+            (NO_ARGUMENT, NO_ARGUMENT.replace("1", "2**31")),
+            refused="not yet: told nothing, the queue is OverflowError",
+        ),
+    },
+    right=((NO_ARGUMENT, NO_ARGUMENT.replace("1", "2**31 - 1")),),
+)
+
+ACCEPTS_ALL = Exercise(
+    "07_backlog",
+    ("seven-exercise-2-checker", "seven-exercise-2"),
+    {
+        "ten at most": solution_with(
+            (TAKE_ALL, TAKE_ALL.replace("while True", "for _ in range(10)")),
+            refused="not yet: accepted in a turn, at most: 10",
+        ),
+        "until accept raises, which nobody catches": solution_with(
+            (TAKE_ALL, TAKE_ALL.replace("BlockingIOError", "ConnectionAbortedError")),
+            refused="not yet: BlockingIOError",
+        ),
+        "until accept raises, which it never does": solution_with(
+            ("    listener.setblocking(False)\n", ""),
+            refused="not yet: accepted in a turn, at most: 22",
+        ),
+    },
+)
+
 EXERCISES = [
     ENDS,
     ANSWERS_ALL,
@@ -694,6 +749,8 @@ EXERCISES = [
     FORGETS_WHO_LEAVES,
     STOPS,
     GATHERS,
+    IS_LONGEST,
+    ACCEPTS_ALL,
 ]
 
 
@@ -720,7 +777,8 @@ def solved(chapter, server):
 def programs(exercise):
     """Return what the check is run on, {what it is: program}."""
     server = notebooks.program(exercise.chapter, f"{exercise.chapter}.py")
-    right = {"server": server, "solution": solved(exercise.chapter, server)}
+    by_edits = exercise.right and changed(server, exercise.right)
+    right = {"server": server, "solution": by_edits or solved(exercise.chapter, server)}
     wrong = {what: changed(right[each.of], each.edits) for what, each in exercise.wrong.items()}
     return right | wrong
 
