@@ -266,7 +266,7 @@ def test_all_threads_of_a_server_run_on_one_cpu():
 
 def test_how_many_cpus_threads_use():
     assert cost.cpus_used(3, lambda: time.sleep(0.01)) < 0.5
-    assert 0.05 < cost.cpus_used(2, lambda: sum(range(10_000))) < 1.2
+    assert 0.01 < cost.cpus_used(2, lambda: sum(range(10_000))) < 1.2
     assert not [each for each in threading.enumerate() if "work_on" in each.name]
 
 
