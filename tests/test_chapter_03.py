@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import http.server
 import importlib.util
+import re
 import resource
 import select
 import socketserver
@@ -118,25 +119,27 @@ def test_a_thousand():
     )
     assert seen["CPU time while they are silent"] == ["0%", "0%"], (
         "claim 32, caveat: “A thread asleep costs a few pages and no CPU time”; “Asleep it costs a "
-        "few pages; starting it costs more than the request”"
+        "few pages; starting it takes about as much CPU time as the request”"
     )
     assert seen["threads"] == ["1001", "1"], "“to the next chapter's, which has one thread”"
 
 
 def test_the_start_of_a_thread_is_what_costs():
-    seen = rows(PAGE, "three-start")
-    assert len(seen) == 4, "“What does cost is starting a thread”"
     said = printed(PAGE, "three-start")
-    assert "a thread each against the loop: ≈ " in said, (
-        "“On a single CPU that halves what can be served: the article is right where each client "
-        "brings one request. But it is the starting that costs, and a pool saves it”; “starting it "
-        "costs more than the request”"
+    times = {
+        who: float(number)
+        for who, number in re.findall(r"(.*) against the loop: ≈ ([\d.]+) times", said)
+    }
+    assert 1.6 < times["a thread each"] < 3 and times["the pool"] < 1.2, (
+        "“What does cost is starting a thread”; “On a single CPU that halves what can be served: "
+        "the article is right where each client brings one request. But it is the starting that "
+        "costs, and a pool saves it”"
     )
 
 
 def test_two_that_compute_have_one_cpu():
     together = lab.cost.cpus_used(2, lambda: sum(range(20_000)))
-    assert together < 1.2, (
+    assert together < 1.25, (
         "“Threads also cost where they compute”; “Two that compute, or four, have one CPU "
         "between them”"
     )
@@ -275,7 +278,8 @@ def test_what_is_left_to_break():
         "one”; “A thread for each client serves everybody at once”"
     )
     assert mine["connects and closes"] == "spinning", (
-        "“one that leaves before it has asked leaves a thread behind that spins for ever”; “One "
+        "“a client that leaves before it has asked leaves a thread behind that spins for "
+        "ever”; “One "
         "that leaves before its request is whole leaves a thread behind that spins”; “A client "
         "that leaves early leaves a thread that adds nothing to nothing”"
     )
