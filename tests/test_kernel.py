@@ -689,3 +689,22 @@ def test_the_states_on_the_way_to_an_end(their_end, our_state, their_state):
         reset(theirs)
         if our_state != "TIME-WAIT":
             reset(ours)
+
+
+# A child that is spawned opens the named pipe before anything else, and so waits for a writer; its
+# parent is held up meanwhile, in state D: vfork(2).
+HELD_UP = """
+import os, sys
+action = (os.POSIX_SPAWN_OPEN, 0, sys.argv[1], os.O_RDONLY, 0)
+os.waitpid(os.posix_spawn("/bin/true", ["true"], os.environ, file_actions=[action]), 0)
+"""
+
+
+def test_one_that_is_held_up_in_a_call_does_not_sleep(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen([sys.executable, "-c", HELD_UP, str(pipe)]) as process:
+        lab.until(lambda: kernel.state(process.pid) == "D", what="the child to hold its parent up")
+        asleep = kernel.is_asleep(process.pid)
+        pipe.write_bytes(b"")
+    assert not asleep and process.returncode == 0

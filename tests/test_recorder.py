@@ -574,3 +574,30 @@ def test_the_share_of_a_call():
     assert recording.share("recv") == pytest.approx(0.75)
     assert recording.share("accept") == pytest.approx(0.25)
     assert recording.share("send") == 0
+
+
+def test_a_call_whose_effect_a_client_has_seen_has_returned(serving):
+    path = serving("""
+        import os
+        import time
+
+        write = os.write
+
+        def slowly(fd, data):
+            if b"returns" in data:
+                began = time.monotonic()
+                while time.monotonic() < began + 0.05:
+                    pass
+            return write(fd, data)
+
+        os.write = slowly
+
+        def serve(listener):
+            connection, address = listener.accept()
+            connection.send(b"hello")
+            connection.recv(100)
+    """)
+    with lab.record(path) as run:
+        client = run.connect("client")
+        client.receive()
+    assert calls(run, "send")[0].got == 5

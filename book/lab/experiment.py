@@ -186,28 +186,30 @@ def asleep(call, *arguments):
 
 
 class Sleeper:
-    """A call in a thread of its own, which does not keep the process.
-
-    call: the system call that it sleeps in; None, if it returned before it was seen asleep.
-    """
+    """A call in a thread of its own, which does not keep the process."""
 
     def __init__(self, call, arguments):
-        self.call, self._outcome = None, None
+        self._blocked, self._outcome = None, None
         self._thread = threading.Thread(target=self._run, args=[call, *arguments], daemon=True)
         self._thread.start()
-        until(self._where, what=f"{call.__name__} to sleep")
+        until(self._sleeps_now, what=f"{call.__name__} to sleep")
         self._sleeps = self._count()
 
     def _run(self, call, *arguments):
         self._outcome = tried(call, *arguments)
 
-    def _where(self):
+    def _sleeps_now(self):
         blocked = None
         with contextlib.suppress(ProcessLookupError):
             blocked = kernel.blocked_in(os.getpid(), self._thread.native_id)
         if blocked and blocked.call != "futex":  # there it waits for Python's lock, not in the call
-            self.call = blocked.call
-        return self.call or not self._thread.is_alive()
+            self._blocked = blocked
+        return self._blocked or self.is_over
+
+    @property
+    def call(self):
+        """The system call that it sleeps in; None, if it returned before it was seen asleep."""
+        return self._blocked and self._blocked.call
 
     def _count(self):
         with contextlib.suppress(ProcessLookupError):
@@ -238,8 +240,8 @@ class Sleeper:
 
     def _is_asleep(self):
         with contextlib.suppress(ProcessLookupError):
-            blocked = kernel.blocked_in(os.getpid(), self._thread.native_id)
-            return blocked and blocked.call == self.call
+            # On its way out of the call it may be held up in another function of the kernel's.
+            return kernel.blocked_in(os.getpid(), self._thread.native_id) == self._blocked
 
     def result(self, seconds=5):
         """Wait until the call has returned; return what came of it, as tried() says it.

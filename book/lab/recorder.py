@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from survive.awkward import plain_get
 from survive.clients import Conversation
 from survive.server import serve
+from survive.waiting import until
 
 from .session import find
 
@@ -240,6 +241,7 @@ class Run:
         """Stop the server, close what clients are left, and put the recording together."""
         if self.recording is not None:
             return
+        self._let_it_write()
         for talk in self._talks:
             talk.close()
         status = self.server.status()
@@ -261,21 +263,43 @@ class Run:
             capped=capped,
         )
 
+    def _let_it_write(self):
+        """Wait until calls are written down that have returned, and that a client has seen work."""
+        open_calls = self._open_calls()
+
+        def are_written():
+            if not self.server.is_running() or self.server.is_asleep():
+                return True
+            return not open_calls & self._open_calls()
+
+        with contextlib.suppress(TimeoutError, ProcessLookupError):
+            until(are_written, seconds=1)
+
+    def _open_calls(self):
+        """Return the numbers of the calls that have begun, and of which no return is written."""
+        size = os.fstat(self._file.fileno()).st_size
+        records = _records(os.pread(self._file.fileno(), size, 0))
+        begun = {each["begins"] for each in records if each.get("name", "(runs)") != "(runs)"}
+        return begun - {each.get("returns") for each in records}
+
     def _client(self, talk):
         events = [Event(t - self._began, what, count) for t, what, count in talk.events]
         return Client(talk.name, talk.port, events)
 
 
+def _records(written):
+    """Return what a recorder has written, a dict a line; a torn last line is left out."""
+    lines = written.splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
 def _merge(written, began):
-    """Put the beginnings and the returns of calls together; a torn last line is left out.
+    """Put the beginnings and the returns of calls together.
 
     Returns the Calls in order, the lines executed in order, and whether the limit was reached.
     """
     calls, lines, capped = {}, [], False
-    for text in written.splitlines(keepends=True):
-        if not text.endswith(b"\n"):
-            break
-        record = json.loads(text)
+    for record in _records(written):
         if "capped" in record:
             capped = True
         elif "begins" in record:

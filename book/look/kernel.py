@@ -160,12 +160,13 @@ def threads(pid):
 def is_asleep(pid):
     """Does every thread of a process sleep in a system call? Raises as blocked_in.
 
-    One that a tracer has stopped on its way into a call or out of it does not sleep.
+    One that a tracer has stopped on its way into a call or out of it does not sleep, nor does one
+    that is held up for a moment, by a page of memory or a lock of the kernel's: state D of proc(5).
     """
     for thread in threads(pid):
         try:
             blocked = blocked_in(pid, thread)
-            if blocked is None or blocked.channel == "ptrace_stop":
+            if blocked is None or blocked.channel == "ptrace_stop" or state(pid, thread) == "D":
                 return False
         except ProcessLookupError:
             if thread == pid:
