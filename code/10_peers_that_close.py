@@ -1,16 +1,21 @@
-"""One thread, level-triggered epoll, and each client's end is its own affair.
+"""One thread, level-triggered epoll: a client's end is its own affair.
 
-Whoever asks is answered, half-closed or not. An error ends the connection that it came
-from. Connections last as HTTP/1.1 has it; after the last answer comes a FIN, and what
-the client still sends is thrown away until it ends, too, or a second is over. Out of
-descriptors, the server accepts none until one is free.
+Whoever asks is answered, half-closed or not. An error ends the
+connection that it came from. Connections last as HTTP/1.1 has it; after
+the last answer comes a FIN, and what the client still sends is thrown
+away until it ends, too, or a second is over. Out of descriptors, the
+server accepts none until one is free. A client that has vanished is
+given up after a minute. What the console does not take is not printed.
 
-What it lacks are deadlines and limits: a silent client holds its descriptor for ever,
-a header may grow without end, and a console that is full, and not read, stops all. Of
-HTTP it knows little: a body is not read, and the answer to it is the last one.
+What it lacks are deadlines and limits: a silent client that is there
+holds its descriptor for ever, a header may grow without end, and a
+console that is full, and waits to be read, stops all. Of HTTP it knows
+little: a body is not read, and the answer to it is the last one. One in
+chunks, whose length nobody has told, is refused.
 """
 
 import contextlib
+import errno
 import os
 import re
 import select
@@ -20,66 +25,119 @@ import sys
 import time
 
 BACKLOG = 128
-PATIENCE = 1  # seconds: for a client to end, or a descriptor to be free again
+PATIENCE = 1  # seconds: for a client to end, or a descriptor to be free
+IDLE, EVERY, VANISHED = 30, 10, 60  # seconds: see watch_over
+SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 ANSWER = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n%b\r\n%b"
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+    b"Content-Length: 13\r\n%b\r\n%b"
 )
-REFUSAL = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+REFUSAL = b"HTTP/1.1 %b\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 END = re.compile(rb"\n\r?\n")  # of a header: an empty line
 ASKS = re.compile(rb"(?:\r?\n)?([A-Z]+) \S+ HTTP/1\.([01])\r?\n")
-LAST = re.compile(rb"(?im)^(connection:.*\bclose\b|content-length|transfer-encoding)")
+CHUNKED = re.compile(rb"(?im)^transfer-encoding")
+LAST = re.compile(rb"(?im)^(connection:.*\bclose\b|content-length)")
 
 
 def answer_to(request):
-    """What a request gets, and whether the connection carries no more after it."""
+    """Return what a request gets, and whether nothing follows it."""
     asks = ASKS.match(request)
     if not asks:
-        return REFUSAL, True
+        return REFUSAL % b"400 Bad Request", True
+    if CHUNKED.search(request):
+        return REFUSAL % b"411 Length Required", True
     is_last = asks[2] == b"0" or bool(LAST.search(request))
     body = b"" if asks[1] == b"HEAD" else b"Hello, world!"
     return ANSWER % (b"Connection: close\r\n" * is_last, body), is_last
 
 
 def say(request):
-    """Print it as bytes, line by line: no control character reaches the terminal."""
-    try:
-        print("-" * 40, *map(bytes, request.splitlines()), sep="\n", flush=True)
-    except OSError:  # the console is gone; from now on it goes nowhere, if it can
-        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    """Print it as bytes: no control character reaches the terminal."""
+    lines = ["-" * 40, *map(repr, map(bytes, request.splitlines())), ""]
+    if sys.stdout:  # past its buffer, which would keep what is not taken
+        with contextlib.suppress(OSError):  # it is full now, or is gone
+            os.write(sys.stdout.fileno(), "\n".join(lines).encode())
+
+
+def watch_over(listener):
+    """Have the kernel find out who has vanished.
+
+    Connections inherit it: who is silent for IDLE seconds is probed, and
+    who acknowledges nothing for VANISHED seconds is given up, tcp(7).
+    """
+    tcp = socket.IPPROTO_TCP
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(tcp, socket.TCP_KEEPIDLE, IDLE)
+    listener.setsockopt(tcp, socket.TCP_KEEPINTVL, EVERY)
+    listener.setsockopt(tcp, socket.TCP_USER_TIMEOUT, VANISHED * 1000)
 
 
 class Client:
-    """A connection: what came and is no whole request yet, and what is to be sent."""
+    """A connection, what is no whole request yet, what is unsent."""
 
     def __init__(self, connection):
         self.connection, self.has_asked_all = connection, False
         self.received, self.unsent = bytearray(), bytearray()
 
 
-def serve(listener):
-    clients, deadlines = {}, {}  # by descriptor; the first deadline is the first due
+class Loop:
+    """The event loop. clients, deadlines: by descriptor.
 
-    def admit():
-        connection, address = listener.accept()
+    Each deadline is as far as any other: the first made is the first due.
+    """
+
+    def __init__(self, listener):
+        self.listener, self.epoll = listener, select.epoll()
+        self.clients, self.deadlines = {}, {}
+
+    def run(self):
+        self.listener.setblocking(False)
+        with self.epoll:
+            self.epoll.register(self.listener, select.EPOLLIN)
+            while True:
+                for fd, _ in self.epoll.poll(self.seconds_left()):
+                    self.serve(fd)
+                while self.seconds_left() == 0:
+                    self.give_up(next(iter(self.deadlines)))
+
+    def serve(self, fd):
+        """Do what comes next for a descriptor, whatever its event."""
+        try:
+            if fd == self.listener.fileno():
+                self.admit()
+            elif self.clients[fd].unsent:
+                self.write(fd)
+            else:
+                self.read(fd)
+        except BlockingIOError:
+            pass  # a false alarm; if it was not, it is reported again
+        except OSError as error:
+            if fd in self.clients:
+                self.drop(fd)
+            elif error.errno in SCARCE:
+                self.pause()  # else it was one newcomer's, who is gone
+
+    def admit(self):
+        connection, address = self.listener.accept()
         connection.setblocking(False)
-        # An urgent byte among the others: left unread, it makes close a reset.
+        # An urgent byte among the others: unread it makes close a reset.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-        epoll.register(connection, select.EPOLLIN)
-        clients[connection.fileno()] = Client(connection)
+        self.epoll.register(connection, select.EPOLLIN)
+        self.clients[connection.fileno()] = Client(connection)
 
-    def read(fd):
-        client, data = clients[fd], clients[fd].connection.recv(65536)
-        if not data:  # it sends no more, and all that it asked for is sent
-            drop(fd)
+    def read(self, fd):
+        client = self.clients[fd]
+        data = client.connection.recv(65536)
+        if not data:  # it sends no more, and all it asked for is sent
+            self.drop(fd)
         elif not client.has_asked_all:
-            seam = client.received[-2:] + data  # an end may lie across two pieces
+            seam = client.received[-2:] + data  # may have the end
             client.received += data
             if END.search(seam):
-                answer(client)
-                epoll.modify(fd, select.EPOLLOUT)
+                self.answer(client)
+                self.epoll.modify(fd, select.EPOLLOUT)
 
-    def answer(client):
+    def answer(self, client):
         *requests, rest = END.split(client.received)
         client.received = bytearray(rest)
         for request in requests:
@@ -88,52 +146,47 @@ def serve(listener):
                 reply, client.has_asked_all = answer_to(request + b"\n")
                 client.unsent += reply
 
-    def write(fd):
-        client = clients[fd]
+    def write(self, fd):
+        client = self.clients[fd]
         del client.unsent[: client.connection.send(client.unsent)]
         if not client.unsent:
-            epoll.modify(fd, select.EPOLLIN)
+            self.epoll.modify(fd, select.EPOLLIN)
             if client.has_asked_all:
                 client.connection.shutdown(socket.SHUT_WR)
-                deadlines[fd] = time.monotonic() + PATIENCE
+                self.deadlines[fd] = time.monotonic() + PATIENCE
 
-    def drop(fd):
-        deadlines.pop(fd, None)
-        clients.pop(fd).connection.close()  # which takes it off the interest list
-        resume()
+    def drop(self, fd):
+        self.deadlines.pop(fd, None)
+        self.clients.pop(fd).connection.close()  # and is off the list
+        self.resume()
 
-    def pause():
-        epoll.modify(listener, 0)
-        deadlines[listener.fileno()] = time.monotonic() + PATIENCE
+    def pause(self):
+        self.epoll.modify(self.listener, 0)
+        due = time.monotonic() + PATIENCE
+        self.deadlines[self.listener.fileno()] = due
 
-    def resume():
-        if deadlines.pop(listener.fileno(), None):
-            epoll.modify(listener, select.EPOLLIN)
+    def resume(self):
+        if self.deadlines.pop(self.listener.fileno(), None):
+            self.epoll.modify(self.listener, select.EPOLLIN)
 
-    def seconds_left():
-        """Until the first deadline; None if there is none."""
-        due = next(iter(deadlines.values()), None)
-        return due and max(0, due - time.monotonic())
+    def give_up(self, fd):
+        """A deadline is over: a client's, or the listener's pause."""
+        if fd in self.clients:
+            self.drop(fd)
+        else:
+            self.resume()
 
-    listener.setblocking(False)
-    with select.epoll() as epoll:
-        epoll.register(listener, select.EPOLLIN)
-        while True:
-            for fd, _ in epoll.poll(seconds_left()):
-                try:
-                    if fd == listener.fileno():
-                        admit()
-                    elif clients[fd].unsent:
-                        write(fd)
-                    else:
-                        read(fd)
-                except (BlockingIOError, ConnectionAbortedError):
-                    pass  # a false alarm; if it was not, it is reported again
-                except OSError:  # no descriptor for a newcomer; or one client's wreck
-                    drop(fd) if fd in clients else pause()
-            while seconds_left() == 0:
-                fd = next(iter(deadlines))
-                drop(fd) if fd in clients else resume()
+    def seconds_left(self):
+        """Return how long until the first deadline, None without."""
+        if not self.deadlines:
+            return None
+        first = next(iter(self.deadlines.values()))
+        return max(0, first - time.monotonic())
+
+
+def serve(listener):
+    watch_over(listener)
+    Loop(listener).run()
 
 
 def main():

@@ -1,10 +1,15 @@
 """Chapter 10's server: each client's end is its own affair."""
 
+import fcntl
 import http.client
+import os
+import pty
 import resource
 import select
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -258,3 +263,228 @@ def test_a_body_is_not_taken_for_a_request(ten, says):
     lab.until_at_rest(ten.pid, 1)
     ten.wait_for("HTTP/1.1")
     assert ten.output().count("HTTP/1.1") == 1
+
+
+UNLUCKY = """
+import errno
+class Unlucky(chapter.Loop):
+    begun = False
+    def admit(self):
+        if self.begun:
+            return super().admit()
+        self.begun = True
+        self.listener.accept()[0].close()
+        raise OSError(errno.{name}, "one newcomer's")
+chapter.Loop = Unlucky
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "pauses"),
+    [
+        *((name, False) for name in ("ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "EAGAIN")),
+        *((name, True) for name in ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM")),
+    ],
+)
+def test_only_what_is_scarce_shuts_the_door(run_folder, name, pauses):
+    """It is shut for a minute here; accept(2) asks to try again after the others."""
+    path = lab.variant(TEN, "unlucky.py", UNLUCKY.format(name=name), PATIENCE=60)
+    with lab.serve(path) as server:
+        lab.until_blocked(server.pid, "epoll_wait")
+        with lab.connect(server) as first:
+            assert first.receive() == b""
+            lab.until_blocked(server.pid, "epoll_wait")
+        if not pauses:
+            assert lab.rows.is_hello(lab.get(server.address))
+            return
+        with lab.connect(server) as talk:
+            lab.until(lambda: lab.kernel.accept_queue(server.address)[0] == 1)
+            lab.until_blocked(server.pid, "epoll_wait")
+            assert lab.kernel.watched(server.pid) == ["ERR|HUP"]
+            assert lab.kernel.accept_queue(server.address)[0] == 1
+            talk.close()
+
+
+NERVOUS = """
+class Nervous(chapter.Loop):
+    def serve(self, fd):
+        super().serve(fd)
+        if fd in self.clients or fd == self.listener.fileno():
+            super().serve(fd)
+chapter.Loop = Nervous
+"""
+
+
+def test_a_false_alarm_costs_nobody_the_connection(run_folder):
+    """Each event is served twice, the second time as a rule for nothing: EAGAIN."""
+    with lab.serve(lab.variant(TEN, "nervous.py", NERVOUS)) as server:
+        talks = [lab.connect(server) for _ in range(3)]
+        for talk in talks:
+            talk.send(KEPT[:10])
+            lab.at_rest(server, sockets=4)
+        for talk in talks:
+            talk.send(KEPT[10:])
+            assert len(read_answers(talk, 1)) == 1 and talk.ended is None
+            talk.send(CLOSING)
+            talk.read_all()
+            assert len(talk.answers()) == 2
+            talk.close()
+
+
+@pytest.fixture
+def at_a_console():
+    """Run the server at a console of its own; yields a function console → process."""
+    started = []
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+    def start(console):
+        command = [sys.executable, str(TEN), "0"]
+        process = subprocess.Popen(command, stdout=console, stderr=subprocess.PIPE, env=environment)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def address_in(text):
+    return "127.0.0.1", int(text.decode().split(":")[1])
+
+
+def ends_in_order(process):
+    process.send_signal(signal.SIGTERM)
+    return process.wait(5) == 0 and process.stderr.read() == b""
+
+
+def test_a_console_that_is_full_for_a_moment_is_written_to_again(at_a_console):
+    """Somebody has made it non-blocking: what does not fit then is not printed, nor kept."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writer, False)
+    with open(reader, "rb", buffering=0) as console, open(writer, "wb", buffering=0) as end:
+        process = at_a_console(end)
+        address = address_in(console.read(1000))
+        for _ in range(200):
+            assert lab.rows.is_hello(lab.get(address))
+        assert len(console.read(65536)) > 4000
+        with lab.Conversation(address) as talk:
+            talk.send(b"GET /afterwards HTTP/1.0\r\n\r\n")
+            talk.read_all()
+            assert lab.rows.hello(talk)
+        assert b"/afterwards" in console.read(65536)
+        for _ in range(200):
+            assert lab.rows.is_hello(lab.get(address))
+        assert ends_in_order(process)
+
+
+def test_a_terminal_that_is_hung_up_does_not_matter(at_a_console):
+    """Writing to it fails with EIO, not with EPIPE as to a pipe."""
+    ours, theirs = pty.openpty()
+    process = at_a_console(theirs)
+    os.close(theirs)
+    address = address_in(os.read(ours, 1000))
+    os.close(ours)
+    for _ in range(3):
+        assert lab.rows.is_hello(lab.get(address))
+    assert ends_in_order(process)
+
+
+def test_a_log_that_can_not_grow_for_a_moment_is_written_to_again(at_a_console, tmp_path):
+    log = tmp_path / "log"
+    with open(log, "wb") as file:
+        process = at_a_console(file)
+    address = address_in(lab.until(log.read_bytes))
+    written = log.stat().st_size
+    hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (written, hard))
+    assert lab.rows.is_hello(lab.get(address))
+    assert log.stat().st_size == written
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    assert lab.rows.is_hello(lab.get(address))
+    assert log.read_bytes().count(b"GET /") == 1
+    assert ends_in_order(process)
+
+
+def test_without_any_console_everybody_is_answered():
+    port = lab.free_port()
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, str(TEN), str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        lab.until(lambda: lab.kernel.sockets(port))
+        for _ in range(3):
+            assert lab.rows.is_hello(lab.get(("127.0.0.1", port)))
+        assert ends_in_order(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_a_chunked_body_is_refused_and_not_taken_for_requests(ten):
+    with lab.connect(ten) as talk:
+        talk.send(CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(KEPT), KEPT))
+        talk.read_all()
+        (answer,) = talk.answers()
+        assert (answer.status, answer.headers["connection"]) == (411, "close")
+        assert talk.ended == "closed"
+    lab.at_rest(ten, sockets=1)
+    assert ten.output().count("HTTP/1.1") == 1
+
+
+def test_a_refusal_is_the_last_answer_and_says_so(ten):
+    with lab.connect(ten) as talk:
+        talk.send(b"what?\r\n\r\n" + KEPT)
+        talk.read_all()
+        (answer,) = talk.answers()
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        assert talk.ended == "closed"
+
+
+@pytest.fixture
+def watchful(run_folder):
+    with lab.serve(lab.variant(TEN, "watchful.py", IDLE=1, EVERY=1, VANISHED=2)) as server:
+        lab.until_blocked(server.pid, "epoll_wait")
+        yield server
+
+
+def test_who_has_vanished_is_given_up_and_who_is_silent_is_not(watchful):
+    silent, gone = lab.connect(watchful), lab.connect(watchful)
+    lab.at_rest(watchful, sockets=3)
+    lab.clients.vanish(gone.socket)
+    lab.until(lambda: len(watchful.sockets()) == 2, 10)
+    lab.at_rest(watchful, sockets=2)
+    awkward.plain_get(silent, watchful)
+    assert lab.rows.hello(silent)
+    silent.close()
+    gone.close()
+
+
+def test_who_vanishes_while_an_answer_waits_is_given_up(watchful):
+    """Keepalive does not probe while bytes are unacknowledged: it is TCP_USER_TIMEOUT."""
+    with lab.connect(watchful, receive_buffer=1) as talk:
+        talk.keep_sending(KEPT * 20)
+        epoll = lab.until_blocked(watchful.pid, "epoll_wait").arguments[0]
+
+        def waits_for_room():
+            return any(mask & select.EPOLLOUT for mask in interest(watchful, epoll).values())
+
+        lab.until(waits_for_room, 10)
+        lab.clients.vanish(talk.socket)
+        lab.until(lambda: len(watchful.sockets()) == 1, 10)
+        talk.stop_sending()
+
+
+def test_clients_that_vanish_do_not_fill_it_for_good(watchful):
+    free = lab.kernel.descriptors(watchful.pid)
+    watchful.limit(resource.RLIMIT_NOFILE, free + 3)
+    gone = [lab.connect(watchful) for _ in range(3)]
+    lab.until(lambda: lab.kernel.descriptors(watchful.pid) == free + 3)
+    for talk in gone:
+        lab.clients.vanish(talk.socket)
+    assert lab.rows.is_hello(lab.get(watchful.address, seconds=10))
+    for talk in gone:
+        talk.close()
