@@ -708,3 +708,13 @@ def test_one_that_is_held_up_in_a_call_does_not_sleep(tmp_path):
         asleep = kernel.is_asleep(process.pid)
         pipe.write_bytes(b"")
     assert not asleep and process.returncode == 0
+
+
+def test_how_much_of_a_send_buffer_is_taken():
+    ours, theirs = pair(send_buffer=50_000)
+    with ours, theirs:
+        assert kernel.send_buffer(ours) == (0, 100_000)
+        ours.setblocking(False)
+        lab.fill(ours, buffer=50_000)
+        taken, size = kernel.send_buffer(ours)
+        assert size == 100_000 and 0.6 * size < taken < 1.5 * size

@@ -5,7 +5,7 @@ crowd      many clients at once                   cost      what a visit costs a
 matrix     every server against every client      show      figures and tables
 article    the claims and the defects             notebooks the pages as files
 experiment the words that cells are written in    measured  values in bands, tables of them
-steps      a run's calls, and what was watched
+steps      a run's calls, and what was watched masks        what epoll reports, and when
 
 Two more rooms stand beside this one, and need nothing but Python: `survive` (servers, clients, the
 awkward ones, the scene that judges them) and `look` (the kernel's view, and a look at any process).
@@ -76,6 +76,7 @@ from .experiment import (  # noqa: E402
     woken,
     woken_by,
 )
+from .masks import Masks  # noqa: E402
 from .matrix import check, check_stays  # noqa: E402
 from .measured import Table, about, timed  # noqa: E402
 from .recorder import record  # noqa: E402
@@ -86,7 +87,7 @@ if _shell:
     session.add_magic(_shell)
 
 __all__ = [
-    "CLAIM_WORDS", "REQUEST", "Asker", "Conversation", "Crowd", "Server", "ServerError",
+    "CLAIM_WORDS", "REQUEST", "Asker", "Conversation", "Crowd", "Masks", "Server", "ServerError",
     "Steps", "Table", "Traits", "about", "article", "as_pid_1", "ask_all", "asleep", "at_rest",
     "awkward", "both_ends", "by_chapter", "check", "check_stays", "claims", "clients",
     "connect", "cost", "crowd", "defects", "entries", "fill", "free_port", "get", "inherited",

@@ -75,14 +75,22 @@ def settled(sock, seconds=5):
     """Wait until nothing is on its way between one of our own sockets and its peer; return it.
 
     On its way are bytes not yet acknowledged, unless the kernel only probes a peer without room; an
-    end; and a reset, when its sender is gone and the socket has not been told. Raises TimeoutError.
+    end; and a reset, when its sender is gone and the socket has not been told. What is not TCP has
+    nothing on its way. Raises TimeoutError.
     """
+    if not _is_tcp(sock):
+        return sock
     try:
         here, there = sock.getsockname(), sock.getpeername()
     except OSError:  # without a peer nothing can be on its way
         return sock
     until(lambda: _settled(here, there), seconds, "a connection to settle")
     return sock
+
+
+def _is_tcp(sock):
+    families = socket.AF_INET, socket.AF_INET6
+    return getattr(sock, "family", 0) in families and sock.type == socket.SOCK_STREAM
 
 
 def _settled(here, there):

@@ -273,8 +273,8 @@ def table(header, rows, kind=""):
     """A table of text; a cell that is already HTML stands as it is.
 
     Raises ValueError where a column has no name: nobody could say what stands in it. kind: how it
-    looks. "marks": all columns but the first hold a mark or two, and fit a phone; "dots": the
-    ledger's; "matrix": verdicts, which a narrow page shows as signs.
+    looks. "masks": what epoll reports, in fewer columns on a phone; "dots": the ledger's; "matrix":
+    verdicts, which a narrow page shows as signs.
     """
     if not all(header):
         raise ValueError(f"a column of this table has no name: {header}")

@@ -493,6 +493,15 @@ def _bytes(sock, question):
     return struct.unpack("=i", fcntl.ioctl(sock.fileno(), question, b"\0" * 4))[0]
 
 
+def send_buffer(sock):
+    """Return how much of a send buffer of our own is taken, and its size, in bytes.
+
+    Both with the kernel's own expenses: SO_MEMINFO, Linux 4.12, include/linux/sock_diag.h.
+    """
+    words = struct.unpack("8I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 32))
+    return words[5], words[3]  # SK_MEMINFO_WMEM_QUEUED, SK_MEMINFO_SNDBUF
+
+
 def queues_of(sock):
     """Return (unread, unsent) bytes of one of our own sockets; of a listener (waiting, limit)."""
     if state_of(sock) == "LISTEN":

@@ -283,12 +283,12 @@ def outcome(call, *arguments):
         return errno.errorcode[error.errno]
 
 
-def fill(sock):
+def fill(sock, buffer=200_000):
     """Send on a non-blocking socket until its buffer, which this keeps from growing, stays full.
 
-    Returns how many bytes that took.
+    buffer: its size, of which the kernel keeps the double. Returns how many bytes that took.
     """
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     sent = 0
 
     def stays_full():
