@@ -43,6 +43,20 @@ def test_a_variant_may_change_what_it_likes_in_the_chapter(run_folder):
 STALE = "raise SystemExit('left behind in run/')\n"
 
 
+def test_a_server_with_a_line_changed_is_another_program(run_folder):
+    path = lab.edited(LEVEL, "edited.py", {"BACKLOG = 1\n": "BACKLOG = 7\n"})
+    assert path == "run/edited.py"
+    with lab.serve(path) as server:
+        assert lab.kernel.accept_queue(server.address) == (0, 7)
+
+
+@pytest.mark.parametrize("old", ["BACKLOG", "no such line"])
+def test_what_is_to_be_changed_must_be_there_once(run_folder, old):
+    with pytest.raises(ValueError, match=f"'{old}' is there . times in"):
+        lab.edited(LEVEL, "edited.py", {old: ""})
+    assert not (run_folder / "edited.py").exists()
+
+
 def test_a_stale_file_in_run_does_not_stand_for_the_chapter(run_folder):
     (run_folder / "04_level_triggered.py").write_text(STALE)
     with lab.serve(lab.variant(LEVEL, "variant.py", BACKLOG=7)) as server:

@@ -80,21 +80,21 @@ from .masks import Masks  # noqa: E402
 from .matrix import check, check_stays  # noqa: E402
 from .measured import Table, about, timed  # noqa: E402
 from .recorder import record  # noqa: E402
-from .session import start, stop_all, variant  # noqa: E402
+from .session import edited, start, stop_all, variant  # noqa: E402
 from .steps import Steps  # noqa: E402
 
 if _shell:
     session.add_magic(_shell)
 
 __all__ = [
-    "CLAIM_WORDS", "REQUEST", "Asker", "Conversation", "Crowd", "Masks", "Server", "ServerError",
-    "Steps", "Table", "Traits", "about", "article", "as_pid_1", "ask_all", "asleep", "at_rest",
-    "awkward", "both_ends", "by_chapter", "check", "check_stays", "claims", "clients",
-    "connect", "cost", "crowd", "defects", "entries", "fill", "free_port", "get", "inherited",
-    "kernel", "list_defects", "listed", "look_at", "matrix", "names", "notebooks", "outcome",
-    "pair", "proofs", "record", "report", "reported", "reset", "rows", "run_in_child", "scene",
-    "send_without_copying", "serve", "session", "settled", "show", "signalled", "sleeping",
-    "start", "stop_all", "timed", "tls_pair", "together", "told", "tried", "until",
-    "until_at_rest", "until_blocked", "until_threads", "variant", "verdicts", "woken",
-    "woken_by",
+    "CLAIM_WORDS", "REQUEST", "Asker", "Conversation", "Crowd", "Masks", "Server",
+    "ServerError", "Steps", "Table", "Traits", "about", "article", "as_pid_1", "ask_all",
+    "asleep", "at_rest", "awkward", "both_ends", "by_chapter", "check", "check_stays", "claims",
+    "clients", "connect", "cost", "crowd", "defects", "edited", "entries", "fill", "free_port",
+    "get", "inherited", "kernel", "list_defects", "listed", "look_at", "matrix", "names",
+    "notebooks", "outcome", "pair", "proofs", "record", "report", "reported", "reset", "rows",
+    "run_in_child", "scene", "send_without_copying", "serve", "session", "settled", "show",
+    "signalled", "sleeping", "start", "stop_all", "timed", "tls_pair", "together", "told",
+    "tried", "until", "until_at_rest", "until_blocked", "until_threads", "variant", "verdicts",
+    "woken", "woken_by",
 ]  # fmt: skip

@@ -88,6 +88,20 @@ def variant(original, name, lines="", start=None, **settings):
     return str(write_whole(Path("run", name), text))
 
 
+def edited(original, name, changes):
+    """Write a server like another one, with some of its lines changed, to run/; return its path.
+
+    original: as of a variant. name: of the file. changes: {text of the original: what stands there
+    instead}. Raises ValueError where such a text is not there, or more than once.
+    """
+    text = find(original).read_text(encoding="utf-8")
+    for old, new in changes.items():
+        if (count := text.count(old)) != 1:
+            raise ValueError(f"{old!r} is there {count} times in {original}")
+        text = text.replace(old, new)
+    return str(write_whole(Path("run", name), text))
+
+
 def add_magic(shell):
     """Have `%%writefile` write its file whole or not at all; the rest of it is IPython's own."""
     original = shell.find_cell_magic("writefile")
