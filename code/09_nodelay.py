@@ -1,14 +1,17 @@
-"""One thread, level-triggered epoll, answers in pieces, and none waits for another.
+"""One thread, level-triggered epoll, answers in pieces, and none
+waits for another.
 
-A client of HTTP/1.1 may send several requests at once, and keeps its connection. With
-TCP_NODELAY each piece of an answer leaves at once, though the one before it has not
-been acknowledged. Connections inherit it from the listener; who connects before it has
-been set there goes without. As connections last, their end is seen: a client may leave
-before it asks and when it has read its answers. The server does not survive one that
-asks and leaves, a reset, a request that is not UTF-8, more clients than it may have
-descriptors, or a closed console. It takes a body for the next request, and answers HEAD
-with one; whoever sends on after the last request may lose answers. What a client has
-sent is kept until its descriptor's number is used again.
+A client of HTTP/1.1 may send several requests at once, and keeps its
+connection. With TCP_NODELAY each piece of an answer leaves at once,
+though the one before it has not been acknowledged. Connections inherit
+it from the listener; who connects before it has been set there goes
+without. As connections last, their end is seen: a client may leave
+before it asks and when it has read its answers. The server does not
+survive one that asks and leaves, a reset, a request that is not UTF-8,
+more clients than it may have descriptors, or a closed console. It takes
+a body for the next request, and answers HEAD with one; whoever sends on
+after the last request may lose answers. What a client has sent is kept
+until its descriptor's number is used again.
 """
 
 import re

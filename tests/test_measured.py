@@ -51,6 +51,22 @@ def test_how_long_a_call_takes():
     assert 0.05 <= lab.timed(time.sleep, 0.05) < 1
 
 
+def test_a_call_that_took_too_long_is_made_again():
+    pauses = [0.1, 0.1, 0, 0.1]
+
+    def call(name):
+        pause = pauses.pop(0)
+        time.sleep(pause)
+        return name, pause
+
+    assert lab.within(0.05, call, "x") == ("x", 0) and pauses == [0.1]
+
+
+def test_a_call_that_always_takes_too_long_is_told():
+    with pytest.raises(TimeoutError, match="sleep: never within 0.01 s, in 3 tries"):
+        lab.within(0.01, time.sleep, 0.02, tries=3)
+
+
 def test_a_row_holds_what_was_measured():
     seen = lab.Table("when", "here", "there")
     assert seen.row("before", 1, "x") == (1, "x") == seen["before"]

@@ -78,7 +78,7 @@ from .experiment import (  # noqa: E402
 )
 from .masks import Masks  # noqa: E402
 from .matrix import check, check_stays  # noqa: E402
-from .measured import Table, about, timed  # noqa: E402
+from .measured import Table, about, timed, within  # noqa: E402
 from .recorder import record  # noqa: E402
 from .session import edited, start, stop_all, variant  # noqa: E402
 from .steps import Steps  # noqa: E402
@@ -96,5 +96,5 @@ __all__ = [
     "run_in_child", "scene", "send_without_copying", "serve", "session", "settled", "show",
     "signalled", "sleeping", "start", "stop_all", "timed", "tls_pair", "together", "told",
     "tried", "until", "until_at_rest", "until_blocked", "until_threads", "variant", "verdicts",
-    "woken", "woken_by",
+    "within", "woken", "woken_by",
 ]  # fmt: skip

@@ -48,6 +48,21 @@ def timed(call, *arguments):
     return time.perf_counter() - began
 
 
+def within(seconds, call, *arguments, tries=50):
+    """Call something again and again, until it takes no longer than so many seconds; return what it
+    returned then.
+
+    So one looks at what a timer of the kernel's is about to change, and not too late, though the
+    machine may be busy. Raises TimeoutError after so many tries.
+    """
+    for _ in range(tries):
+        began = time.perf_counter()
+        result = call(*arguments)
+        if time.perf_counter() - began <= seconds:
+            return result
+    raise TimeoutError(f"{call.__name__}: never within {seconds} s, in {tries} tries")
+
+
 class Table:
     """Rows of what was measured, each with a label, under a header.
 
