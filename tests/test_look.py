@@ -153,7 +153,10 @@ def test_what_uses_a_core(serving, uses, expected):
     with serve(path) as server, lab.Conversation(server.address):
         view = look_at_busy(server)
         assert server.is_running() and not is_traced(server.pid)
-    assert re.match(expected, said(view))
+    assert re.match(expected, said(view)), (
+        "your_own_server: “watched for OUT with nothing unsent”; "
+        "your_own_server: “poll never sleeps: ask for OUT only while something is left”"
+    )
 
 
 def test_where_tracing_is_refused_it_says_so(monkeypatch):
@@ -318,7 +321,10 @@ def test_what_nobody_watches(serving, out, who):
     text = said(view)
     assert f"1 socket ({quiet}) with bytes unread, and nobody watches for IN" in text
     zero = rf"1 socket \({stuck}\) with bytes unsent: .* its window is zero; {who} for OUT"
-    assert re.search(zero, text)
+    assert re.search(zero, text), (
+        "your_own_server: “bytes unsent, and the peer's window is zero”; "
+        "your_own_server: “the peer does not read: ask for OUT, and wait”"
+    )
     assert f"1 socket ({gone}) in CLOSE-WAIT" in text
     assert re.search(rf" {quiet} for nothing.*, 6 unread, 0 unsent", report(view))
     assert re.search(rf" {gone}: CLOSE-WAIT .*, 0 unread, 0 unsent", report(view))  # FIN: no byte

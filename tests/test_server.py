@@ -82,7 +82,7 @@ def test_one_that_never_says_that_it_listens(write):
     ["hello", "hello:80", "listening on nowhere", "listening on :x", "listening on 127.0.0.1:-1"],
 )
 def test_one_that_says_something_else(write, line):
-    with pytest.raises(ServerError, match="should first print"):
+    with pytest.raises(ServerError, match="should first print 'listening on HOST:PORT'"):
         serve(write(f"print({line!r}, flush=True); import time; time.sleep(60)\n"))
 
 
