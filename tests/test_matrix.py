@@ -66,3 +66,10 @@ def test_who_came_before_the_rude_clients_stays_or_does_not(serving, capsys):
     for then in ("first.close(); time.sleep(60)", "sys.exit()"):
         lost = stays(serving, KEEPS_THE_FIRST.format(then=then), capsys)
         assert lost == "not yet: who came before them is answered\n", then
+
+
+def test_solved_cases_are_said_in_one_line_and_others_in_one_each(capsys):
+    matrix.say_solved({"one": "", "two": "too late", "three": ""})
+    assert capsys.readouterr().out == "solved: one, three\nnot yet: two (too late)\n"
+    matrix.say_solved({"one": Verdict("dead")})
+    assert capsys.readouterr().out.startswith("not yet: one (dead")

@@ -77,7 +77,7 @@ from .experiment import (  # noqa: E402
     woken_by,
 )
 from .masks import Masks  # noqa: E402
-from .matrix import check, check_stays  # noqa: E402
+from .matrix import check, check_stays, say_solved  # noqa: E402
 from .measured import Table, about, timed, within  # noqa: E402
 from .recorder import record  # noqa: E402
 from .session import edited, start, stop_all, variant  # noqa: E402
@@ -93,8 +93,8 @@ __all__ = [
     "clients", "connect", "cost", "crowd", "defects", "edited", "entries", "fill", "free_port",
     "get", "inherited", "kernel", "list_defects", "listed", "look_at", "matrix", "names",
     "notebooks", "outcome", "pair", "proofs", "record", "report", "reported", "reset", "rows",
-    "run_in_child", "scene", "send_without_copying", "serve", "session", "settled", "show",
-    "signalled", "sleeping", "start", "stop_all", "timed", "tls_pair", "together", "told",
+    "run_in_child", "say_solved", "scene", "send_without_copying", "serve", "session", "settled",
+    "show", "signalled", "sleeping", "start", "stop_all", "timed", "tls_pair", "together", "told",
     "tried", "until", "until_at_rest", "until_blocked", "until_threads", "variant", "verdicts",
     "within", "woken", "woken_by",
 ]  # fmt: skip

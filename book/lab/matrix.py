@@ -161,9 +161,16 @@ def check(name, client, *more, **traits):
         print(error)
         return
     mine = {each.name: verdicts[each.name, column.label] for each in rows}
-    solved = [name for name, verdict in mine.items() if verdict.word in ("ok", "ends")]
-    if solved:
+    say_solved({name: "" if v.word in ("ok", "ends") else v for name, v in mine.items()})
+
+
+def say_solved(cases):
+    """Print the solved cases of an exercise in one line, and one for each that is not, with why.
+
+    cases: {case: what is wrong, "" if nothing is}.
+    """
+    if solved := [case for case, wrong in cases.items() if not wrong]:
         print("solved:", ", ".join(solved))
-    for name, verdict in mine.items():
-        if name not in solved:
-            print(f"not yet: {name} ({verdict})")
+    for case, wrong in cases.items():
+        if wrong:
+            print(f"not yet: {case} ({wrong})")
