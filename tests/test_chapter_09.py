@@ -8,7 +8,7 @@ import time
 import pytest
 
 import lab
-from conftest import CLOSING, KEPT, ROOT, read_answers, rows
+from conftest import CLOSING, KEPT, ROOT, printed, read_answers, rows
 from lab import notebooks
 
 PAGE = "09_nodelay"
@@ -69,6 +69,30 @@ def test_the_option_is_set_on_the_listener_once_it_listens():
         "between goes without”; “`serve` gets a socket that listens already”; “on a listener set "
         "it before `listen`”"
     )
+
+
+def test_who_sets_it_before_listen_misses_nobody():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(TCP, socket.TCP_NODELAY, 1)
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            option = accepted.getsockopt(TCP, socket.TCP_NODELAY)
+    assert option == 1, "“Set it before `listen`”; “on a listener set it before `listen`”"
+
+
+def test_both_are_asleep_until_the_timer_of_the_clients_kernel_runs_out():
+    delayed = lab.kernel.counter("DelayedACKs")
+    ours, theirs = late_pair()
+    ours.send(b"x")
+    ours.send(b"y")
+    with ours, theirs:
+        lab.until(lambda: lab.kernel.unread(theirs) == 2)
+        assert lab.kernel.counter("DelayedACKs") > delayed, (
+            "“Both are asleep, each waiting for the other, until a timer in the *client's* kernel "
+            "runs out”; “an acknowledgement waits, since the program may soon have something to "
+            "send”"
+        )
 
 
 def test_pieces_leave_at_once_though_nothing_is_acknowledged():
@@ -170,6 +194,28 @@ def test_the_far_end():
     seen = rows(PAGE, "nine-far")
     assert list(seen)[1:] == ["acknowledges late", "only reads", "echoes each"], (
         "“Here somebody sends one small thing every 5 ms”; “Thirty keys, one every 5 ms”"
+    )
+
+
+def test_what_the_option_leaves_as_it_was():
+    (taken, unsent), (_, rest) = list(rows(PAGE, "nine-buffer").values())[1:]
+    assert float(unsent.split()[1]) > float(taken.split()[1]) / 2, (
+        "“The option switches off *one* reason to wait. The receiver's window stays, and `send` "
+        'returns when the kernel has *taken* the bytes”; “It is neither "no buffering" nor the '
+        "opposite of a cork”"
+    )
+    assert rest == "190 bytes", "“The congestion window stays as well”"
+    seen = rows(PAGE, "nine-both")
+    assert seen["the cork is pulled"] == ["14 bytes, 0 kept back"], (
+        "“Both may be on”; “with the option on, pulling it lets everything go”"
+    )
+
+
+def test_a_buffered_wfile():
+    said = printed(PAGE, "nine-solution")
+    assert "not yet" not in said and "solved: 20 kB" in said, (
+        "“A buffered `wfile` is flushed once, when the handler is through with the request; what "
+        "is longer than its buffer is written at once”"
     )
 
 
