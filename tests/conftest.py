@@ -14,16 +14,6 @@ ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
 SERVERS = sorted((ROOT / "code").glob("*.py"))
 
-# Pages whose prose the assertions do not tie yet, nor their cells the claims that they prove.
-LOOSE = set()
-
-
-def pages(names):
-    """Return pages as a test's parameters; of the loose ones it must fail."""
-    loose = pytest.mark.xfail(strict=True, reason="not tied yet")
-    return [pytest.param(name, marks=loose if name in LOOSE else ()) for name in names]
-
-
 # A request whose connection is kept, and one that asks for its end; an answer has this many bytes
 # at the least.
 KEPT = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"

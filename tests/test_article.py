@@ -9,7 +9,6 @@ import pytest
 
 import lab
 from _press import prose
-from conftest import pages
 from lab import notebooks
 
 CLAIMS = lab.claims()
@@ -103,7 +102,7 @@ def _spelled(source):
     )
 
 
-@pytest.mark.parametrize("page", pages(sorted(PROVING)))
+@pytest.mark.parametrize("page", sorted(PROVING))
 def test_a_cell_that_proves_is_in_view_and_quotes_what_it_proves(page):
     wrong = SAID.unproven(page)
     assert not wrong, "\n".join(wrong)

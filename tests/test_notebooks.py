@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from conftest import BOOK, ROOT, pages
+from conftest import BOOK, ROOT
 from lab import notebooks
 
 NOTEBOOKS = notebooks.notebooks()
@@ -143,7 +143,7 @@ def is_folded(cell):
     return bool(FOLDED & set(cell.metadata.get("tags", [])))
 
 
-@pytest.mark.parametrize("name", pages(path.stem for path in CHAPTERS))
+@pytest.mark.parametrize("name", [path.stem for path in CHAPTERS])
 def test_an_experiment_reads_like_a_script(name):
     """Short, in view, and where it is folded, the button says what it opens."""
     found = list(experiments(name))

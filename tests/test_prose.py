@@ -10,13 +10,12 @@ import pytest
 from _press import prose
 from _press.items import ERRNOS, find_items
 from _press.passages import blocks, flatten, passage, shown, spots
-from conftest import LOOSE, ROOT, pages
+from conftest import ROOT
 from lab import notebooks
 from lab.article import Claim, Defect
 
 ALL = prose.read_book()
 PAGES = [*(path.stem for path in notebooks.notebooks()), *prose.FILES]
-HELD = [name for name in PAGES if name not in LOOSE]
 
 
 # The book.
@@ -28,7 +27,7 @@ def test_what_is_quoted_stands_there(page):
     assert not [(each.where, each.words, ALL.fault(each)) for each in mine if ALL.fault(each)]
 
 
-@pytest.mark.parametrize("page", pages(PAGES))
+@pytest.mark.parametrize("page", PAGES)
 def test_what_could_be_false_is_tied(page):
     untied = ALL.untied(page)
     assert not untied, "\n".join(["no assertion quotes", *untied])
@@ -44,10 +43,6 @@ def test_no_fence_hides_prose():
     texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
     texts += [path.read_text(encoding="utf-8") for path in prose.FILES.values()]
     assert {*re.findall(r"(?m)^ *```+ *(.+)", "\n".join(texts))} <= {"{code-cell}", "python"}
-
-
-def test_every_loose_page_is_there():
-    assert set(PAGES) >= LOOSE
 
 
 OTHERS = {  # kinds of items, and two of each
@@ -93,7 +88,7 @@ def is_noticed(book, old, item):
     return bool(changed.misquoted()) or hows == ["untied"]
 
 
-@pytest.mark.parametrize("page", HELD)
+@pytest.mark.parametrize("page", PAGES)
 def test_another_number_mode_or_name_is_noticed(page):
     tied = [(old, item) for old, item, how in ALL.items(page) if how == "tied"]
     assert tied
