@@ -136,9 +136,9 @@ def test_what_makes_a_connection_interactive():
 
     ours, theirs, before, after = lab.within(0.02, sends_soon)
     assert (before, after) == ("at once", "late"), (
-        "“It takes a connection for interactive when we send something less than 40 ms after we "
-        "have received something”; “Linux delays its acknowledgements on *interactive* "
-        "connections only”; “and here once is enough”"
+        "“unless it takes the connection for *interactive*: then it waits. It takes it for that "
+        "when we send something less than 40 ms after we have received something”; "
+        "“and here once is enough”"
     )
     ours.send(b"z")
     lab.until(lambda: acknowledges(theirs) == "at once")
@@ -166,8 +166,8 @@ def test_what_is_read_is_acknowledged_if_the_connection_is_not_interactive():
         return before, lab.kernel.tcp_info(ours, "unacked")
 
     assert lab.within(0.03, reads) == (1, 0), (
-        "“On any other it acknowledges as soon as the program has read”; “A Linux program that "
-        "only reads acknowledges as it reads”"
+        "“Linux acknowledges as soon as the program has read”; “A Linux program that only reads "
+        "acknowledges as it reads”"
     )
 
 
