@@ -25,13 +25,12 @@ TCP = socket.IPPROTO_TCP
 
 def test_the_opening():
     said = printed(PAGE, "ten-opening-seen").splitlines()
-    both, slow = "'half-closes': 1, 'posts 4 kB': 1, 'asks and leaves': 0", "answers: {'slow': "
-    assert said[0] == f"chapter 4's {slow}0, {both}}}", (
+    assert said[0] == "chapter 4's answers: half-closes, posts 4 kB", (
         "“Chapter 4's dies of the third of these four, and with it goes the slow client”; “Chapter "
-        "4's server: the third goodbye is the end”; “one half-closes, one posts a body; the "
-        "third, who leaves, ends it”"
+        "4's server: the third goodbye is the end”; “one half-closes, one posts a body; the third, "
+        "who leaves, ends it”"
     )
-    assert said[1] == f"this chapter's {slow}1, {both}, 'asks, resets': 0}}", (
+    assert said[1] == "this chapter's answers: slow, half-closes, posts 4 kB", (
         "“To this server clients may do what they like, and leave as they like”; “This chapter's "
         "server: four goodbyes, and it sleeps”; “a fourth that resets, and the slow one is "
         "answered in the end”"
@@ -56,20 +55,21 @@ def test_the_five_ways():
         "intro: “or only half-closed? Five ways to end”; “Five ways to end”; “A peer ends a "
         "connection in one of five ways”"
     )
-    assert seen["close"][:2] == seen["shutdown(SHUT_WR)"][:2] == ["IN|RDHUP", "b''"], (
+    assert seen["close"][:2] == seen["SHUT_WR"][:2] == ["IN|RDHUP", "b''"], (
         "“The other three begin with the same FIN and look the same”; “An empty `recv` is the "
         "peer's FIN, once and for all. It doesn't say that nobody listens: answer, and see whether "
         "a reset comes back”; claim 114, holds: “And EPOLLRDHUP, if asked for”"
     )
-    assert seen["shutdown(SHUT_RDWR)"] == seen["close"] and seen["close"][2] == "1, EPIPE", (
+    assert seen["SHUT_RDWR"] == seen["close"] and seen["close"][2] == "1, EPIPE", (
         "“Of its second half nothing is on the wire at first; but whoever has shut down his "
         "reading answers a byte that comes all the same with a reset”; “The first and the fourth "
         "answer with a reset, and how much was read before that, one doesn't learn”"
     )
-    assert seen["close, with bytes unread"][1:] == ["ECONNRESET", "EPIPE, EPIPE"], (
-        "“the connection is gone, and what we say is lost”; “Unread input turns `close` into a "
-        "reset, which destroys the answer”; claim 115, holds: “It raises ECONNRESET if the other "
-        "side has left something unread itself”"
+    assert seen["close, unread"][1:] == ["ECONNRESET", "EPIPE, EPIPE"], (
+        "“(`unread` means that it has not read all; `linger 0` is SO_LINGER without a time to "
+        "linger)”; “the connection is gone, and what we say is lost”; “Unread input turns "
+        "`close` into a reset, which destroys the answer”; claim 115, holds: “It raises "
+        "ECONNRESET if the other side has left something unread itself”"
     )
 
 
@@ -110,26 +110,26 @@ def test_the_kernel_closes_for_a_process_that_is_killed(unread, told):
 
 def test_what_the_kernel_finds_out():
     seen = rows(PAGE, "ten-finds-seen")
-    closed, half = seen["has closed"], seen["has half-closed"]
+    closed, half = seen["closed"], seen["half-closed"]
     assert (closed[0], half[0]) == ("ERR|HUP", "nothing"), (
-        "“So there is an option that knows who has left and who listens. Keepalive tells the one "
-        "from the other, only not at once”; “SO_KEEPALIVE has it probe a peer that has been "
-        "silent: the peer's kernel must acknowledge an empty segment”; “and answers the next "
-        "probe with a reset; one that listens acknowledges for ever”"
+        "“So keepalive does tell who has left from who listens, only not at once”; "
+        "“SO_KEEPALIVE has it probe a peer that has been silent: the peer's kernel must "
+        "acknowledge an empty segment”; “and answers the next probe with a reset; one that listens "
+        "acknowledges for ever”"
     )
-    assert seen["has vanished"][2] == "ETIMEDOUT", (
+    assert seen["vanished"][2] == "ETIMEDOUT", (
         "“One that has vanished acknowledges nothing. That end is an error, ETIMEDOUT”; “Who "
         "vanishes says nothing: keepalive for the silent, TCP_USER_TIMEOUT for what is "
         "unacknowledged”"
     )
-    assert seen["has vanished, a byte was sent"][0] == "nothing", (
+    assert seen["vanished, sent to"][0] == "nothing", (
         "“While a byte is unacknowledged nothing is probed”; “that end is in no table, for nothing "
         "comes”"
     )
-    assert seen["the same, TCP_USER_TIMEOUT 1 s"][2] == "ETIMEDOUT", (
+    assert seen["the same, user timeout"][2] == "ETIMEDOUT", (
         "“TCP_USER_TIMEOUT says how long what we have sent may wait for its acknowledgement”"
     )
-    assert seen["reads nothing, TCP_USER_TIMEOUT 1 s"][2] == "ETIMEDOUT", (
+    assert seen["reads nothing, user timeout"][2] == "ETIMEDOUT", (
         "“TCP_USER_TIMEOUT bounds that, and as well how long a peer may live that acknowledges all "
         "and leaves no room”"
     )
@@ -155,7 +155,7 @@ def test_its_listener_has_the_options_and_its_connections_inherit_them():
 
 def test_hup():
     seen = rows(PAGE, "ten-hup")
-    assert seen["the client: close"] == ["RDHUP"] and seen["we: shutdown(SHUT_WR)"] == ["nothing"]
+    assert seen["the client: close"] == ["RDHUP"] and seen["we: SHUT_WR"] == ["nothing"]
     assert seen["and then it closes"] == ["HUP|RDHUP"], (
         "“HUP takes two”; “It says that both directions are shut, and a client that closes shuts "
         "one of them, its own”; “`HUP`: both halves are shut. A close shuts one; the other is "
@@ -167,8 +167,8 @@ def test_hup():
         "“So a server that waits for `EPOLLHUP` to learn that a client has closed waits until it "
         "closes itself, or until it sends to nobody”"
     )
-    assert seen["the client: shutdown(SHUT_WR)"] == ["RDHUP"], (
-        "“`EPOLLRDHUP` comes with the FIN, before anything is read”; “Whoever cancels the query on "
+    assert seen["the client: SHUT_WR"] == ["RDHUP"], (
+        "“`EPOLLRDHUP` comes with the FIN, before anything is read”; “whoever cancels the query on "
         "`RDHUP` cancels it for half-closed clients too”"
     )
 
@@ -259,8 +259,7 @@ def test_what_the_server_does():
     )
     assert "get it: True\ndescriptors kept: 0 - it sleeps: True" in printed(PAGE, "ten-storm"), (
         "“Be it `IN`, `HUP` or `ERR`, the server does what comes next for this client, `write` if "
-        "something is unsent, else `read`, and the call tells what the matter is”; “A request and "
-        "the FIN that came with it are read one after the other, and the answer goes out between”"
+        "something is unsent, else `read`, and the call tells what the matter is”"
     )
     with lab.serve(TEN) as server, lab.connect(server) as client:
         with server.paused():
@@ -336,7 +335,7 @@ def test_the_note_s_servers_are_the_chapters_with_its_lines():
     own = "                requests[fd] += connections[fd].recv(1024)\n"
     assert as_in_chapter("10_rewrite_edge.py", lines, own) == serve("05_edge_triggered.py"), (
         "“Chapter 5's server, edge-triggered, with the translator's lines”; “With that done, "
-        "chapter 5's function reads”"
+        "the loop in chapter 5's `read` is this”"
     )
     lines = re.sub("^ {8}", "", lines, flags=re.MULTILINE).replace("EDGE", "0")
     own = own.removeprefix("        ")
