@@ -5,6 +5,7 @@ import fcntl
 import io
 import os
 import re
+import resource
 import select
 import socket
 import struct
@@ -17,6 +18,7 @@ import pytest
 import lab
 from conftest import CLOSING, KEPT, ROOT, printed, read_answers, rows
 from lab import notebooks
+from survive import awkward
 
 PAGE = "10_peers_that_close"
 TEN = ROOT / "code" / f"{PAGE}.py"
@@ -66,8 +68,8 @@ def test_the_five_ways():
         "answer with a reset, and how much was read before that, one doesn't learn”"
     )
     assert seen["close, unread"][1:] == ["ECONNRESET", "EPIPE, EPIPE"], (
-        "“(`unread` means that it has not read all; `linger 0` is SO_LINGER without a time to "
-        "linger)”; “the connection is gone, and what we say is lost”; “Unread input turns "
+        "“In the second row the peer has not read all; `linger 0` is SO_LINGER with no time to "
+        "linger”; “the connection is gone, and what we say is lost”; “Unread input turns "
         "`close` into a reset, which destroys the answer”; claim 115, holds: “It raises "
         "ECONNRESET if the other side has left something unread itself”"
     )
@@ -80,6 +82,27 @@ def test_nothing_tells_who_has_left_from_who_listens():
     assert all_that_is_known(left[0]) == all_that_is_known(listens[0]), (
         "“At that moment no call and no event tells a client that has left from one that has only "
         "said all and listens. One has to answer as if somebody read it, and take what comes back”"
+    )
+
+
+def test_of_one_that_has_vanished_nothing_is_known():
+    gone, silent = lab.pair(), lab.pair()
+    lab.clients.vanish(gone[1])
+    assert all_that_is_known(gone[0]) == all_that_is_known(silent[0]), (
+        "“Of one that has vanished nothing is known, so it counts as there”; “that end is in no "
+        "table, for nothing comes”"
+    )
+
+
+def test_SO_LINGER_knows_nothing_of_unread_input():
+    ours, theirs = lab.pair()
+    theirs.send(b"unread")
+    lab.settled(ours).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 5))
+    ours.send(b"answer")
+    ours.close()
+    assert lab.told(theirs) == "a reset", (
+        "“`SO_LINGER`, in spite of its name, is something else: it lets `close` wait until what "
+        "was sent is acknowledged, and knows nothing of unread input”"
     )
 
 
@@ -115,7 +138,7 @@ def test_what_the_kernel_finds_out():
         "“So keepalive does tell who has left from who listens, only not at once”; "
         "“SO_KEEPALIVE has it probe a peer that has been silent: the peer's kernel must "
         "acknowledge an empty segment”; “and answers the next probe with a reset; one that listens "
-        "acknowledges for ever”"
+        "goes on acknowledging”"
     )
     assert seen["vanished"][2] == "ETIMEDOUT", (
         "“One that has vanished acknowledges nothing. That end is an error, ETIMEDOUT”; “Who "
@@ -159,7 +182,7 @@ def test_hup():
     assert seen["and then it closes"] == ["HUP|RDHUP"], (
         "“HUP takes two”; “It says that both directions are shut, and a client that closes shuts "
         "one of them, its own”; “`HUP`: both halves are shut. A close shuts one; the other is "
-        "yours. `RDHUP`: nothing more will come in”; “If we say goodbye with `SHUT_WR` rather than "
+        "yours. `RDHUP`: a FIN or a reset has come”; “If we say goodbye with `SHUT_WR` rather than "
         "`SHUT_RDWR`, then `HUP` comes when the client's FIN does, and if the client stays, not at "
         "all. With `SHUT_WR` one needs a deadline”; “The last two rows are the other side of it”"
     )
@@ -191,6 +214,15 @@ def test_the_farewells():
     exec("".join(cell["source"]), names)
     got = {way: names["arrived"][way] for way in names["FAREWELLS"]}
     assert len(got) == 4, "“Then the server ends the connection, in four ways”"
+    assert 0 < got["close"][0] < 300_000 and got["close"][1], (
+        "“A `close` with unread input sends a reset in place of a FIN, whatever has been sent "
+        "before”; “And the reset doesn't queue behind the answer: what is still in the send buffer "
+        "is thrown away. What has arrived Linux lets the client read”"
+    )
+    assert lab.matrix.stored()["a body left unread", "04"] == "ok", (
+        "“The article's answer is so short that it is usually through before the reset. That is "
+        "luck”"
+    )
     assert [way for way, (size, _) in got.items() if size == 300_000] == ["SHUT_WR, drain"], (
         "“Shut down writing, and read what is still coming before the close, and all of the 300 kB "
         "arrive”; “`SHUT_WR`, read to the end with a deadline, close”; “It sends 300 kB to a "
@@ -304,8 +336,11 @@ def test_a_stale_event_hits_the_newcomer():
     newcomer = socket.create_connection(listener.getsockname())
     inside.pop(two).close()
     accepted, _ = listener.accept()
-    inside[accepted.fileno()] = accepted
+    inside[accepted.fileno()] = accepted  # under the number two
     inside.pop(two).close()  # what the second event is taken for
+    assert accepted.fileno() == -1 and two > one, (
+        "“Descriptors are numbers, and the kernel gives out the lowest one that is free”"
+    )
     assert lab.told(newcomer) == "a FIN", "“one whose event says `HUP` closes the wrong client”"
     epoll.close()
 
@@ -352,6 +387,7 @@ def test_the_note():
     assert words["connects and closes", "05"] == "frozen", (
         "“He had seen the spin of the edge-triggered server”"
     )
+    assert words["connects and closes", "05′"] == "ok", "“It does mend the spin”"
     said = printed(PAGE, "ten-accident").split()
     assert said[:6] == ["recv", "0", "shutdown", "done", "recv", "0"], (
         "“Look at the third line. The rewrite has no `break`: after the `shutdown` it calls `recv` "
@@ -373,6 +409,29 @@ def test_the_note():
     assert seen["the note's, level"] == ["3", "0"], (
         "“The level-triggered form answers them, but by luck: it stops reading at the empty line, "
         "and never gets to see the end”"
+    )
+
+
+def test_while_its_fin_is_not_acknowledged_the_note_s_server_does_nothing_else(tmp_path):
+    path = tmp_path / "edge.py"
+    text = notebooks.program(PAGE, "10_rewrite_edge.py")
+    path.write_text(text.replace('"../code"', repr(str(ROOT / "code"))), encoding="utf-8")
+    with lab.record(path, most_calls=300) as run:
+        client = run.connect("client")
+        lab.at_rest(run.server, sockets=2)
+        awkward.half_closes_and_vanishes(client, run.server)
+        lab.until(run.is_full)
+    last = [call.name for call in run.calls()][-100:]
+    assert {*last} == {"recv", "modify", "shutdown"}, (
+        "“any client is some milliseconds away, and for that long, whenever one leaves, the server "
+        "does nothing but call `recv`, `modify` and `shutdown`”"
+    )
+
+
+def test_the_note_s_claims():
+    mine = [claim for claim in lab.claims().values() if claim.chapter == PAGE]
+    assert (len(mine), [each.verdict for each in mine].count("wrong")) == (6, 4), (
+        "“Of the note's six claims four are wrong”"
     )
 
 
@@ -499,6 +558,29 @@ def test_the_solutions():
         "“`RDHUP` says that there is an end without reading up to it, and the deadline is one for "
         "the whole farewell, not for each `recv`”"
     )
+
+
+def test_those_who_stay_fill_it(run_folder):
+    path = lab.variant(TEN, "patient.py", PATIENCE=60)
+    with lab.serve(path) as server:
+        lab.at_rest(server)
+        server.limit(resource.RLIMIT_NOFILE, server.descriptors() + 2)
+        staying = [lab.connect(server) for _ in range(2)]
+        lab.at_rest(server, sockets=3)
+        newcomer = lab.Conversation(server.address, seconds=0.5)
+        newcomer.ask()
+        assert newcomer.answers() == [], (
+            "“What it can't stand are those who stay, by the hundred, until it has no descriptor "
+            "left”; “What it can't do is get rid of somebody who stays and says nothing: for that "
+            "one needs deadlines”; “a silent client that is there holds its descriptor for ever”; "
+            "“Out of descriptors, the server accepts none until one is free”"
+        )
+        staying[0].close()
+        newcomer.seconds = 5
+        newcomer.read_all()
+        assert len(newcomer.answers()) == 1, "“the server accepts none until one is free”"
+        staying[1].close()
+        newcomer.close()
 
 
 def test_a_batch_names_no_descriptor_twice():

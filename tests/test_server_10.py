@@ -79,7 +79,10 @@ def test_a_reset_ends_one_connection_whenever_it_comes(ten, act):
         lab.until_at_rest(ten.pid, 2)
     other.send(CLOSING)
     other.read_all()
-    assert lab.rows.hello(other)
+    assert lab.rows.hello(other), (
+        "10_peers_that_close: “An error ends the connection that it came from”; "
+        "10_peers_that_close: “One `try` round one client”"
+    )
     other.close()
 
 
@@ -373,7 +376,9 @@ def test_a_console_that_is_full_for_a_moment_is_written_to_again(at_a_console):
             talk.send(b"GET /afterwards HTTP/1.0\r\n\r\n")
             talk.read_all()
             assert lab.rows.hello(talk)
-        assert b"/afterwards" in console.read(65536)
+        assert b"/afterwards" in console.read(65536), (
+            "10_peers_that_close: “What the console does not take is not printed”"
+        )
         for _ in range(200):
             assert lab.rows.is_hello(lab.get(address))
         assert ends_in_order(process)
