@@ -321,6 +321,9 @@ ONE = b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi"
         (ONE[:-1], []),
         (ONE + ONE[:-1], [b"hi"]),
         (b"HTTP/1.0 200 OK\r\n\r\nall the rest", [b"all the rest"]),
+        (b"HTTP/1.0 200 OK\n\nall the rest", [b"all the rest"]),
+        (b"HTTP/1.0 200 OK\r\n", []),
+        (b"HTTP/1.0 200 OK\r\nServer: half a hea", []),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
             [b"hi"],

@@ -52,10 +52,12 @@ class _Unclosed(io.BytesIO):
 def parse_answers(raw, method="GET"):
     """Return the complete HTTP answers that raw bytes hold; what is not HTTP ends the list."""
     source, answers = _Unclosed(raw), []
-    while source.tell() < len(raw):
+    while (start := source.tell()) < len(raw):
         response = http.client.HTTPResponse(source, method=method)
         try:
             response.begin()
+            if not raw[start : source.tell()].endswith((b"\n\r\n", b"\n\n")):
+                break  # http.client takes the end of input for the end of a header
             body = response.read()
         except (http.client.HTTPException, ValueError):
             break
