@@ -89,7 +89,8 @@ def test_who_hangs_up():
     seen = rows(PAGE, "four-halves")
     assert seen["SHUT_RD"] == ["nothing", "IN|RDHUP"] and seen["SHUT_WR"] == ["a FIN", "nothing"], (
         '“On the wire there is only "I shall send no more"”; '
-        "“Not wanting to read any more is a private matter”"
+        "“Not wanting to read any more is a private matter”; "
+        "claim 72, wrong: “A FIN says that nothing more will be sent”"
     )
     assert seen["they close"] == seen["they half-close"], (
         "“So a client that closes, and one that only half-closes and waits for its answer, send "

@@ -30,6 +30,17 @@ def solution(run_folder):
     return (run_folder / "05_solution.py").read_text(encoding="utf-8")
 
 
+def test_one_who_receives_once_an_event_never_meets_eagain():
+    with lab.record(ROOT / "code" / "04_level_triggered.py") as run:
+        for name in ("one", "another"):
+            run.connect(name).ask(pieces=3)
+        lab.at_rest(run.server)
+    calls = run.calls("accept", "recv", "send")
+    assert len(calls) >= 6 and not any(call.error for call in calls), (
+        "claim 87, caveat: “Of EAGAIN that is true, for one who receives once an event”"
+    )
+
+
 def test_its_source():
     loop = SERVER[SERVER.index("def serve(") : SERVER.index("def main(")]
     assert loop.count("EPOLLET") == 4, "“`EPOLLET` stands in four places”"

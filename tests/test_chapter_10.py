@@ -65,12 +65,12 @@ def test_the_five_ways():
     assert seen["SHUT_RDWR"] == seen["close"] and seen["close"][2] == "1, EPIPE", (
         "“Of its second half nothing is on the wire at first; but whoever has shut down his "
         "reading answers a byte that comes all the same with a reset”; “The first and the fourth "
-        "answer with a reset, and how much was read before that, one doesn't learn”"
+        "answer with a reset, and how much was read first, one doesn't learn”"
     )
     assert seen["close, unread"][1:] == ["ECONNRESET", "EPIPE, EPIPE"], (
         "“In the second row the peer has not read all; `linger 0` is SO_LINGER with no time to "
         "linger”; “the connection is gone, and what we say is lost”; “Unread input turns "
-        "`close` into a reset, which destroys the answer”; claim 115, holds: “It raises "
+        "`close` into a reset, which destroys the answer”; claim 115, caveat: “It raises "
         "ECONNRESET if the other side has left something unread itself”"
     )
 
@@ -112,7 +112,7 @@ def test_what_was_unread_comes_first():
     theirs.close()
     lab.settled(ours)
     assert [ours.recv(100), ours.recv(100)] == [b"hello", b""], (
-        "claim 115, holds: “After what was still unread”"
+        "claim 115, caveat: “After what was still unread”"
     )
 
 
@@ -430,8 +430,8 @@ def test_while_its_fin_is_not_acknowledged_the_note_s_server_does_nothing_else(t
 
 def test_the_note_s_claims():
     mine = [claim for claim in lab.claims().values() if claim.chapter == PAGE]
-    assert (len(mine), [each.verdict for each in mine].count("wrong")) == (6, 4), (
-        "“Of the note's six claims four are wrong”"
+    assert (len(mine), [each.verdict for each in mine].count("wrong")) == (6, 3), (
+        "“Of the note's six claims three are wrong”"
     )
 
 
@@ -594,5 +594,5 @@ def test_a_batch_names_no_descriptor_twice():
 
 def test_a_thousand_reads():
     assert printed(PAGE, "ten-thousand") == "a thousand reads: b''", (
-        "claim 119, wrong: “one empty read is final, as TCP cannot take a FIN back”"
+        "claim 119, caveat: “one empty read is final, as TCP cannot take a FIN back”"
     )

@@ -671,7 +671,7 @@ def test_a_tag_that_has_moved_to_another_cell_is_noticed():
 
 
 def test_a_verdict_that_has_changed_is_noticed():
-    for verdict in ("holds", "caveat", "outdated"):
+    for verdict in ("holds", "caveat"):
         changed = dataclasses.replace(WRONG, verdict=verdict)
         assert len(unproven(LASTS, "claim-71", claims=[changed])) == 1
         made = book(code(f"assert x, {LASTS!r}", "claim-71"), claims=[changed])

@@ -19,7 +19,6 @@ KINDS = ("leaves", "resets", "scarce", "bytes", "closes", "cost", "rest", "never
 CLAIM_WORDS = {
     "holds": ("holds", "good"),
     "caveat": ("holds, with a caveat", "warn"),
-    "outdated": ("no longer", "warn"),
     "wrong": ("wrong", "bad"),
 }
 
