@@ -184,3 +184,15 @@ def test_which_programs_have_a_defect_in_words(programs, said):
 def test_the_place_of_a_claim_is_told_where_it_is_asked_for():
     place = f"({html.escape(CLAIMS[1].place)})"
     assert place in lab.verdicts(1, place=True).data and place not in lab.verdicts(1).data
+
+
+@pytest.mark.parametrize("page", sorted(STANDING))
+def test_a_chapter_lists_each_of_its_claims_once(page):
+    cells = notebooks.cells(lab.notebooks.BOOK / f"{page}.ipynb")
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    lists = re.findall(r"lab\.verdicts\((.*?)\)", source, re.DOTALL)
+    names = dict(re.findall(r"(?m)^(\w+) = \(([\d, ]+)\)", source))
+    listed = [names.get(word, word) for text in lists for word in re.findall(r"\*?(\w+)", text)]
+    numbers = [int(number) for text in listed for number in re.findall(r"\b\d+\b", text)]
+    mine = [number for number, claim in CLAIMS.items() if claim.chapter == page]
+    assert sorted(numbers) == mine

@@ -5,7 +5,10 @@ prose is held to the outputs. The rest is tried here.
 """
 
 import asyncio
+import os
+import select
 import selectors
+from pathlib import Path
 
 import lab
 from conftest import ROOT, printed, rows
@@ -281,4 +284,232 @@ def test_it_sleeps_on_all_its_sockets_at_once():
     assert watched == ["IN|ERR|HUP"] * 3, (
         "“single thread sleeps in poll on all of them”; “it sleeps on all its sockets at once”; "
         "“on all of its sockets at once”"
+    )
+
+
+def test_what_threads_would_have_done():
+    words = lab.matrix.stored()
+    assert words["says nothing", "03"] == words["plain GET", "03"] == "ok", (
+        "“Threads would have done this as well, but at ten thousand clients this thread is still "
+        "one thread”"
+    )
+    three = (ROOT / "code" / "03_thread_per_client.py").read_text(encoding="utf-8")
+    talk = three[three.index("def talk(") : three.index("def main(")]
+    assert 'request = b""' in talk and "setblocking(False)" in LEVEL.read_text(encoding="utf-8"), (
+        "“No function may wait, so the dictionaries keep what each client has sent so far; in the "
+        "threaded server that was a local variable”"
+    )
+
+
+def test_what_the_article_says_of_the_end():
+    claims = lab.claims()
+    assert claims[71].claim.endswith("to make the client close first."), (
+        "“in order, it says, to make the client close first”"
+    )
+    assert claims[74].claim == "A HUP event says that the client has gone.", (
+        "“it takes the `HUP` that follows to say that the client has gone”"
+    )
+
+
+def test_who_has_shut_it():
+    steps = [line.split(" | ")[0] for line in printed(PAGE, "four-steps-recorded").splitlines()]
+    shut = steps.index("client.shutdown")
+    text = LEVEL.read_text(encoding="utf-8")
+    write = text[text.index("def write(") : text.index("def forget(")]
+    assert steps[shut + 1] == "poll → client: HUP" and "shutdown(socket.SHUT_RDWR)" in write, (
+        "“The server has just shut both itself, in `write`: it rings its own bell”"
+    )
+    seen = rows(PAGE, "four-unasked")
+    assert seen["not connected"] == ["HUP"] and "HUP" in seen["reset"][0].split("|"), (
+        "“or that there is no connection: not made, or reset”"
+    )
+    seen = rows(PAGE, "four-halves")
+    assert not any("|HUP" in seen[row][1] for row in ("they close", "they half-close")), (
+        "“`HUP` is in neither”"
+    )
+
+
+def test_the_columns_are_what_they_are_called():
+    def header(name):
+        return next(line for line in printed(PAGE, name).splitlines() if " | " in line)
+
+    assert header("four-hup-watched") == "the client | its end | the server's end"
+    assert header("four-halves") == "what happens | the other side is told | epoll tells us"
+    assert header("four-bill") == "system calls of a visit | ours | selectors | asyncio"
+    assert header("four-out") == "the send buffer | measured | poll | send"
+
+
+def test_an_entry_may_be_reported_under_the_number_of_another():
+    with select.epoll() as epoll:
+        ours, theirs = lab.pair()
+        epoll.register(ours, select.EPOLLIN)
+        number, copy = ours.fileno(), os.dup(ours.fileno())
+        ours.close()
+        newcomer, _ = lab.pair()
+        if newcomer.fileno() != number:
+            os.dup2(newcomer.fileno(), number)
+        theirs.send(b"hello")
+        ((reported, _),) = epoll.poll(1)
+        os.close(copy)
+    assert reported == number, (
+        "“Until then it is reported under a number that nobody has, or worse, that the next client "
+        "has been given by now”"
+    )
+
+
+def test_until_it_is_not():
+    ours, theirs = lab.pair()
+    theirs.send(b"hello")
+    with select.epoll() as epoll:
+        epoll.register(ours, select.EPOLLIN)
+        lab.settled(ours)
+        told = [lab.names(epoll.poll(0)) for _ in range(3)]
+        ours.recv(100)
+        told.append(lab.names(epoll.poll(0)))
+    assert told == ["IN", "IN", "IN", "nothing"], (
+        "“Level-triggered, it reports what is so, at every call, until it isn't”"
+    )
+
+
+def test_nothing_needs_the_timeout(run_folder):
+    text = LEVEL.read_text(encoding="utf-8")
+    assert "epoll.poll(1)" in text
+    path = run_folder / "without.py"
+    path.write_text(text.replace("epoll.poll(1)", "epoll.poll()"), encoding="utf-8")
+    column = lab.matrix.Column(PAGE, str(path))
+    found = [
+        lab.matrix.judge(lab.rows.row(name), column).word
+        for name in ("plain GET", "one byte at a time", "says nothing")
+    ]
+    assert found == ["ok"] * 3, (
+        "“The loop's `poll` has a timeout, as the article's has, and nothing needs it”"
+    )
+
+
+def test_each_piece_of_a_header_is_copied_and_searched_again():
+    text = LEVEL.read_text(encoding="utf-8")
+    read = text[text.index("def read(") : text.index("def write(")]
+    assert "requests[fd] += " in read and "is_whole(requests[fd])" in read, (
+        "“though each piece has all of it copied and searched again, while everybody waits”"
+    )
+
+
+def test_what_the_kernel_keeps_is_not_the_servers_memory():
+    with lab.serve(LEVEL) as server:
+        talks = [lab.connect(server, f"client {number}") for number in range(10)]
+        lab.at_rest(server, sockets=11)
+        before = server.memory()
+        with server.paused():
+            for talk in talks:
+                talk.send(b"x" * 100_000)
+                lab.settled(talk.socket)
+            grown = server.memory() - before
+            server.stop(9)
+        for talk in talks:
+            talk.close()
+    assert grown < 100_000, "“(What the kernel keeps for the connection comes on top.)”"
+
+
+def test_half_of_the_bill_could_be_saved():
+    ours = rows(PAGE, "four-bill")
+    solved = printed(PAGE, "four-solution-check")
+    assert ours["epoll_wait"][0] == ours["epoll_ctl"][0] == "4" and "(2, 2)" in solved, (
+        "“Half of that could be saved: the detour by `OUT` when there is room anyhow, and the long "
+        "farewell”"
+    )
+    assert ours["accept4"] == ["1", "1", "2"], (
+        "“It accepts until there is nobody left, hence the second `accept4`, which fails”"
+    )
+
+
+def test_out_as_it_goes_and_comes():
+    seen = rows(PAGE, "four-out")
+    assert seen["fills"][1:] == ["nothing", "send: 1000"] and seen["drains"][1] == "OUT", (
+        "“`OUT` goes while `send` still takes more, and comes back when a third of the buffer is "
+        "free”"
+    )
+    assert seen["is full"][1:] == ["nothing", "send: EAGAIN"], (
+        "“`OUT` means of `send` what `IN` means of `recv`: it would not block”"
+    )
+    assert seen["the client ends"][1] == "nothing", (
+        "“But who watches for `OUT` alone, with a full buffer, does not see its client go”"
+    )
+
+
+def test_the_claims_and_defects_in_whole_sentences():
+    """The cells quote as much of them as fits a line; here is the rest."""
+    seen = rows(PAGE, "four-halves")
+    assert seen["SHUT_RD"][0] == "nothing", "claim 72, wrong: “Of the other half it says nothing”"
+    watched = rows(PAGE, "four-hup-watched")
+    assert watched["another, talks on"] == ["CLOSE", "gone"], (
+        "claim 72, wrong: “who goes on sending is answered with a reset”"
+    )
+    assert watched["leaves"][1] == "TIME-WAIT" and watched["answered"][0] == "CLOSE-WAIT", (
+        "claim 71, wrong: “It makes the server close first, and TIME-WAIT stays with the server”; "
+        "claim 74, wrong: “Here the server's own shutdown raises it, with the client still "
+        "connected”; defect 37: “HUP that never comes since the client doesn't close. The server's "
+        "own shutdown of both halves raises it at once”"
+    )
+    unasked = rows(PAGE, "four-unasked")
+    assert unasked["reset, disarmed"] == unasked["whose client has closed"] == ["nothing"], (
+        "claim 76, caveat: “Not for one that one-shot mode has disarmed. And a client's closing "
+        "alone never raises one”"
+    )
+    assert unasked["that sent without a copy"] == ["ERR"], (
+        "“the receipt for a send without copying lies in the error queue, and only `recvmsg` with "
+        "MSG_ERRQUEUE takes it out. A loop that answers every `ERR` with `recv` spins on it”"
+    )
+    zombie = rows(PAGE, "four-zombie")
+    assert zombie["nobody refers to it any more"] == ["0"], (
+        "claim 56, caveat: “And it alone keeps the sockets alive”"
+    )
+    assert zombie["it is closed, but there was a dup"] == ["1"], (
+        "claim 77, caveat: “close does so too, unless the same open file has another descriptor”"
+    )
+    assert zombie["unregister, by either number"] == ["1"], (
+        "“The old number is closed and the dup's was never registered, so `unregister` finds "
+        "neither. Hence the rule: unregister, then close”; “And a close in one thread wakes nobody”"
+    )
+    out = rows(PAGE, "four-out")
+    assert out["the client ends"][1] == "nothing", (
+        "claim 64, caveat: “And from then on it does not see the client leave”; defect 33: “While "
+        "it waits for OUT it doesn't see that the client has ended”"
+    )
+    assert out["is empty"][1] == "OUT" and out["fills"][1] == "nothing", (
+        "claim 65, caveat: “As a rule that is at once and always. After a full buffer, only when a "
+        "good part of it has drained”"
+    )
+    assert "KeyboardInterrupt" in printed(PAGE, "four-ends"), (
+        "claim 79, caveat: “It is there for them, but catches nothing. It is try and finally, and "
+        "an interruption ends in a traceback”"
+    )
+    assert rows(PAGE, "four-body")["04"] == ["1", "closed", "send: EPIPE"], (
+        "claim 50, caveat: “But it sends a FIN ahead of the reset that unread input causes, so "
+        "that on Linux a client which only reads still finds its answer and an end”"
+    )
+    assert "IN|HUP" in printed(PAGE, "four-mask"), (
+        "claim 58, caveat: “The code is a mask of several events, and a chain of elif puts off all "
+        "but the first”"
+    )
+    stale = rows(PAGE, "four-stale")
+    assert stale["one waits"][1].endswith("EAGAIN") and stale["one that reset"][0] == "IN", (
+        "claim 60, caveat: “It may be gone again, or be one that has been reset already”; claim "
+        "53, caveat: “In this mode as well, since readiness may be stale when one acts on it”"
+    )
+    ends = {rows(PAGE, "four-level")["it leaves"][0], stale["one that reset"][0]}
+    assert ends == {"IN"}, "claim 63, caveat: “Or the end of input, or a reset, or an error”"
+    assert "in state CLOSE" in printed(PAGE, "four-leaves"), (
+        "defect 6: “A client that asks and leaves has gone when shutdown is called”"
+    )
+
+
+def test_all_its_sockets_are_non_blocking():
+    with lab.serve(LEVEL) as server, lab.connect(server):
+        lab.at_rest(server, sockets=2)
+        flags = []
+        for number in lab.kernel.files(server.pid, "socket"):
+            text = Path(f"/proc/{server.pid}/fdinfo/{number}").read_text(encoding="utf-8")
+            flags.append(int(text.split("flags:")[1].split()[0], 8) & os.O_NONBLOCK)
+    assert len(flags) == 2 and all(flags), (
+        "“So sockets must be non-blocking in this mode, too”; “No function may wait, so”"
     )

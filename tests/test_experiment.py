@@ -434,3 +434,12 @@ def test_a_server_that_does_not_start_in_a_namespace_says_why(monkeypatch, write
     monkeypatch.setattr(experiment, "IN_NAMESPACE", ["env"])
     with pytest.raises(lab.ServerError, match="ZeroDivisionError"):
         lab.as_pid_1(write("1 / 0"), signal.SIGTERM)
+
+
+def test_who_is_asked_about_has_settled_before(monkeypatch):
+    ours, theirs = lab.pair()
+    asked = []
+    monkeypatch.setattr(lab.experiment, "settled", lambda sock: asked.append(sock) or sock)
+    with ours, theirs:
+        lab.reported(ours, select.EPOLLIN)
+    assert asked == [ours]

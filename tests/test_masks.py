@@ -69,7 +69,7 @@ def test_marks_of_what_is_reported_unasked_and_asked():
     assert cells[7] == "data, b&#x27;&#x27;" and cells[8].startswith("EPIPE")
     head = shown[: shown.index("<tbody>")]
     places = [head.index(f">{name}<") for name in ("IN", "OUT", "PRI", "RDHUP", "HUP", "ERR")]
-    assert places == sorted(places)
+    assert places == sorted(places) and head.index(">recv<") < head.index(">send<")
 
 
 def test_files_that_are_no_sockets_take_the_same_part():
