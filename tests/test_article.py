@@ -108,6 +108,12 @@ def test_a_cell_that_proves_is_in_view_and_quotes_what_it_proves(page):
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("number", sorted(lab.proofs()))
+def test_the_reason_of_a_verdict_is_quoted_sentence_by_sentence(number):
+    claim = CLAIMS[number]
+    assert claim.verdict == "holds" or not SAID.half_quoted(claim)
+
+
 def test_the_page_says_all():
     page = lab.verdicts(*CLAIMS, place=True).data
     for claim in CLAIMS.values():

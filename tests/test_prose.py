@@ -552,6 +552,29 @@ def test_reasons_and_defects_are_prose_of_their_chapters():
     assert [item.words for _, item, _ in book().items("04_here")] == ["60 seconds"]
 
 
+@pytest.mark.parametrize(
+    ("quoted", "left"),
+    [
+        ("“The server closes first, for 60 seconds. It lasts 2 s”", []),
+        (
+            "“The server closes first”; claim 71: “It lasts 2 s”",
+            ["The server closes first, for 60 seconds."],
+        ),
+        ("“The server closes first, for”", ["It lasts 2 s."]),
+        ("“closes first, for 60”", ["The server closes first, for 60 seconds.", "It lasts 2 s."]),
+    ],
+)
+def test_half_a_sentence_of_a_reason_is_not_enough(quoted, left):
+    claim = dataclasses.replace(WRONG, reason=f"{WRONG.reason} It lasts 2 s.")
+    made = book(code(f"assert x, 'claim 71: {quoted}'"), claims=[claim])
+    assert made.half_quoted(claim) == left
+
+
+def test_an_excused_sentence_of_a_reason_needs_no_quotation():
+    claim = dataclasses.replace(WRONG, untied="“The server closes first, for 60 seconds”: so")
+    assert book(claims=[claim]).half_quoted(claim) == []
+
+
 def test_an_entry_of_the_data_may_be_excused_under_its_own_key():
     excused = dataclasses.replace(WRONG, untied="“60 seconds”: a constant of the kernel")
     made = book(claims=[excused], defects=[dataclasses.replace(DEFECT, untied="“3 times”: so")])

@@ -8,6 +8,7 @@ a defect. The tests quote as well, with an address, or from the page that a test
 Each item, what could be false, must lie in a quotation. It may do without one if its sentence leads
 to the web, or if a comment in its cell says why: `<!-- untied: “ten thousand”: only a name -->`, in
 code `# untied: “ten thousand”: only a name`, in claims.yml and defects.yml under the key `untied`.
+Of the reason of a verdict each sentence is quoted or excused, two thirds of its words at the least.
 """
 
 import ast
@@ -28,6 +29,7 @@ PROGRAM = re.compile(r"^```{code-cell}\n(?::[^\n]*\n)*(.*?)^```", re.DOTALL | re
 HOME = re.compile(r'^PAGE = "(\w+)"$', re.MULTILINE)
 EXCUSE = re.compile(r"<!--\s*untied:(.*?)-->|^\s*# untied:([^\n]*)$", re.DOTALL | re.MULTILINE)
 EXCUSED = re.compile(r"((?:“[^”]+”(?:, )?)+)(?:: ?(.*))?")
+SENTENCE = re.compile(r"\S.*?(?:[.;!?](?=\s|$)|$)")
 HIDING = {f"{how}-{what}" for how in ("hide", "remove") for what in ("input", "cell", "output")}
 
 
@@ -210,6 +212,21 @@ class Book:
         mine = [cell for cell in self.cells if cell.page == page]
         return [f"{cell.name}: {what}" for cell in mine for what in self._unproven(cell)]
 
+    def half_quoted(self, claim):
+        """List the sentences of a claim's reason of which less than two thirds is quoted.
+
+        The rest of such a sentence could be turned round, and the quotation would still stand.
+        """
+        name, reason = f"claim {claim.number}", flatten(claim.reason)
+        quoted = [each.words for each in self.quotations if each.name == name]
+        quoted += [each.words for each in self.excuses if each.cell == name]
+        places = [place for words in quoted for place in spots(words, reason)]
+        return [
+            reason[slice(*sentence.span())]
+            for sentence in SENTENCE.finditer(reason)
+            if _share(sentence, places) < 2 / 3
+        ]
+
     def _unproven(self, cell):
         found = [re.fullmatch(r"(claim|defect)-(\d+)", tag) for tag in cell.tags]
         tagged = {f"{tag[1]} {tag[2]}" for tag in found if tag}
@@ -231,6 +248,18 @@ class Book:
         reason = flatten(claim.reason)
         if claim.verdict != "holds" and not any(spots(each.words, reason) for each in quoted):
             yield f"nothing of the reason of {name} is quoted"
+
+
+def _share(sentence, places):
+    """Return which share of the words of a sentence, a match, lies in these places."""
+    words = [
+        range(word.start() + sentence.start(), word.end() + sentence.start())
+        for word in re.finditer(r"\w+", sentence[0])
+    ]
+    held = [
+        any(start <= word.start and word.stop <= end for start, end in places) for word in words
+    ]
+    return sum(held) / max(1, len(held))
 
 
 def _written(source, name):
