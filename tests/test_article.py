@@ -111,7 +111,12 @@ def test_a_cell_that_proves_is_in_view_and_quotes_what_it_proves(page):
 @pytest.mark.parametrize("number", sorted(lab.proofs()))
 def test_the_reason_of_a_verdict_is_quoted_sentence_by_sentence(number):
     claim = CLAIMS[number]
-    assert claim.verdict == "holds" or not SAID.half_quoted(claim)
+    assert claim.verdict == "holds" or not SAID.half_quoted(f"claim {number}", claim.reason)
+
+
+@pytest.mark.parametrize("number", sorted(lab.defects()))
+def test_a_defect_is_quoted_sentence_by_sentence(number):
+    assert not SAID.half_quoted(f"defect {number}", lab.defects()[number].what)
 
 
 def test_the_page_says_all():

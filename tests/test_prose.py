@@ -567,12 +567,12 @@ def test_reasons_and_defects_are_prose_of_their_chapters():
 def test_half_a_sentence_of_a_reason_is_not_enough(quoted, left):
     claim = dataclasses.replace(WRONG, reason=f"{WRONG.reason} It lasts 2 s.")
     made = book(code(f"assert x, 'claim 71: {quoted}'"), claims=[claim])
-    assert made.half_quoted(claim) == left
+    assert made.half_quoted("claim 71", claim.reason) == left
 
 
 def test_an_excused_sentence_of_a_reason_needs_no_quotation():
     claim = dataclasses.replace(WRONG, untied="“The server closes first, for 60 seconds”: so")
-    assert book(claims=[claim]).half_quoted(claim) == []
+    assert book(claims=[claim]).half_quoted("claim 71", claim.reason) == []
 
 
 def test_an_entry_of_the_data_may_be_excused_under_its_own_key():

@@ -8,7 +8,7 @@ a defect. The tests quote as well, with an address, or from the page that a test
 Each item, what could be false, must lie in a quotation. It may do without one if its sentence leads
 to the web, or if a comment in its cell says why: `<!-- untied: “ten thousand”: only a name -->`, in
 code `# untied: “ten thousand”: only a name`, in claims.yml and defects.yml under the key `untied`.
-Of the reason of a verdict each sentence is quoted or excused, two thirds of its words at the least.
+Of a verdict's reason, and of a defect, each sentence is quoted or excused, two thirds of its words.
 """
 
 import ast
@@ -212,18 +212,19 @@ class Book:
         mine = [cell for cell in self.cells if cell.page == page]
         return [f"{cell.name}: {what}" for cell in mine for what in self._unproven(cell)]
 
-    def half_quoted(self, claim):
-        """List the sentences of a claim's reason of which less than two thirds is quoted.
+    def half_quoted(self, name, text):
+        """List the sentences of an entry's text of which less than two thirds is quoted.
 
         The rest of such a sentence could be turned round, and the quotation would still stand.
+        name: of the entry: `claim 71`, `defect 6`.
         """
-        name, reason = f"claim {claim.number}", flatten(claim.reason)
+        text = flatten(text)
         quoted = [each.words for each in self.quotations if each.name == name]
         quoted += [each.words for each in self.excuses if each.cell == name]
-        places = [place for words in quoted for place in spots(words, reason)]
+        places = [place for words in quoted for place in spots(words, text)]
         return [
-            reason[slice(*sentence.span())]
-            for sentence in SENTENCE.finditer(reason)
+            text[slice(*sentence.span())]
+            for sentence in SENTENCE.finditer(text)
             if _share(sentence, places) < 2 / 3
         ]
 
