@@ -116,7 +116,9 @@ def test_the_reason_of_a_verdict_is_quoted_sentence_by_sentence(number):
 
 @pytest.mark.parametrize("number", sorted(lab.defects()))
 def test_a_defect_is_quoted_sentence_by_sentence(number):
-    assert not SAID.half_quoted(f"defect {number}", lab.defects()[number].what)
+    assert not SAID.half_quoted(f"defect {number}", lab.defects()[number].what), (
+        "README: “of a verdict's reason and of a defect is quoted, two thirds of it at the least”"
+    )
 
 
 def test_the_page_says_all():
