@@ -329,16 +329,6 @@ def test_who_has_shut_it():
     )
 
 
-def test_the_columns_are_what_they_are_called():
-    def header(name):
-        return next(line for line in printed(PAGE, name).splitlines() if " | " in line)
-
-    assert header("four-hup-watched") == "the client | its end | the server's end"
-    assert header("four-halves") == "what happens | the other side is told | epoll tells us"
-    assert header("four-bill") == "system calls of a visit | ours | selectors | asyncio"
-    assert header("four-out") == "the send buffer | measured | poll | send"
-
-
 def test_an_entry_may_be_reported_under_the_number_of_another():
     with select.epoll() as epoll:
         ours, theirs = lab.pair()

@@ -205,6 +205,14 @@ def test_the_answer_and_what_is_printed(path):
         )
 
 
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+def test_two_line_feeds_end_a_request(path):
+    with lab.serve(path) as server, lab.Conversation(server.address) as talk:
+        talk.send(b"GET / HTTP/1.0\n\n")
+        talk.read_all()
+        assert [lab.rows.is_hello(answer) for answer in talk.answers()] == [True]
+
+
 def test_it_runs_under_the_c_locale():
     done = run(ONE, "x", env={"LANG": "C", "PATH": os.environ["PATH"]})
     assert done.returncode == 2

@@ -109,10 +109,7 @@ def test_the_console_of_the_defects():
     )
 
 
-def test_what_the_columns_of_chapters_5_and_8_are_called():
-    assert "CPU time of a visit | one at a time | forty at once" in printed(
-        "05_edge_triggered", "five-cpu"
-    )
+def test_how_late_the_answers_are():
     pulls = printed("08_cork", "eight-pulls")
     assert pulls.startswith("then comes | they arrive after"), (
         "08_cork: “The answers are right. They are a fifth of a second late, each of them”"

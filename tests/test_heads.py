@@ -1,0 +1,126 @@
+"""The heads of the tables: a cell reads a row's values in their order, and not by their heads.
+
+So two heads that have changed places, in a cell and in what it shows, would be seen by nobody. Here
+they stand once more; who changes one, looks at the values below it.
+"""
+
+from conftest import BOOK, printed
+from lab import notebooks
+
+HEADS = {
+    ("01_one_request", "one-handshake"): "socket | state | holds | the server has a descriptor",
+    ("01_one_request", "one-whole"): "the client sends | and gets | the server dies of",
+    ("01_one_request", "one-send-all"): "one call | takes | the next one",
+    (
+        "01_one_request",
+        "one-queue",
+    ): "the listener is closed by | who is in its queue gets | and then",
+    ("01_one_request", "one-warm-measured"): "before | no flag | on the new | on the old | on both",
+    ("01_one_request", "one-everywhere"): "two sockets bind | no flag | both flags",
+    (
+        "02_request_loop",
+        "two-sockets",
+    ): "a socket at the server's port | state | holds | the server has it",
+    ("02_request_loop", "two-blocking"): "what happens | the call slept in | and returns",
+    ("02_request_loop", "two-spin"): "the client | the server uses of a core | the next one gets",
+    ("02_request_loop", "two-finally"): "signal | finally | exit status | a shell's $? | our main",
+    ("03_thread_per_client", "three-run"): "on whose socket | sleeps which thread | in",
+    (
+        "03_thread_per_client",
+        "three-accept",
+    ): "a client connects, and stays | threads woken | still asleep in accept",
+    ("03_thread_per_client", "three-stdlib"): "with three silent clients | threads | processes",
+    (
+        "03_thread_per_client",
+        "three-crowd",
+    ): "a thousand silent clients | a thread each | one thread",
+    (
+        "03_thread_per_client",
+        "three-herd",
+    ): "four workers, 30 clients in turn | woken by each | the busiest has answered",
+    (
+        "03_thread_per_client",
+        "three-stuck",
+    ): "40 clients, one of four workers stopped | are answered | wait for it",
+    (
+        "03_thread_per_client",
+        "three-readiness",
+    ): "what happens | epoll reports | in the kernel | recv",
+    ("03_thread_per_client", "three-connect"): "at the other end | says | epoll reports | SO_ERROR",
+    ("04_level_triggered", "four-level"): "what happens | poll | recv",
+    (
+        "04_level_triggered",
+        "four-stale",
+    ): "what is so when it is reported | poll | and when one acts",
+    ("04_level_triggered", "four-above"): "we have read | poll | and still to be read is",
+    ("04_level_triggered", "four-poll-measured"): "asked | got | after",
+    ("04_level_triggered", "four-hup-watched"): "the client | its end | the server's end",
+    ("04_level_triggered", "four-halves"): "what happens | the other side is told | epoll tells us",
+    ("04_level_triggered", "four-out"): "the send buffer | measured | poll | send",
+    ("04_level_triggered", "four-bill"): "system calls of a visit | ours | selectors | asyncio",
+    (
+        "04_level_triggered",
+        "four-body",
+    ): "a body left unread | answers | the client sees | and then",
+    ("05_edge_triggered", "five-state"): "what happens | poll | poll again",
+    ("05_edge_triggered", "five-run"): "its calls | chapter 4 | this chapter",
+    ("05_edge_triggered", "five-left-over"): "left over | level, one | edge, one | edge, all",
+    ("05_edge_triggered", "five-fast"): "another client | chapter 4 | this chapter",
+    ("05_edge_triggered", "five-deaf"): "its descriptors are free | queue of 1 | queue of 128",
+    ("05_edge_triggered", "five-swallowed"): "ten clients reset, after | chapter 4 | this chapter",
+    ("05_edge_triggered", "five-cpu"): "CPU time of a visit | one at a time | forty at once",
+    ("06_one_shot", "six-hands"): "calls for five clients | by the loop | by the workers",
+    ("06_one_shot", "six-disarmed-table"): "what happens | poll | on the list",
+    ("06_one_shot", "six-herd"): "of four threads in poll | woken by a byte | by another",
+    ("06_one_shot", "six-stop"): "the handler | SIGTERM to the loop's thread | to the other",
+    ("07_backlog", "seven-number"): "the program says | are let in | stay outside",
+    ("07_backlog", "seven-heard-of"): "of a client | in the queue | one too many",
+    ("07_backlog", "seven-ab"): "the queue | in 0.8 s | the slowest | not let in | their wait",
+    ("07_backlog", "seven-drained"): "at SIGTERM the server | answered | reset",
+    ("08_cork", "eight-when"): "the way | system calls | segments | the first arrives after",
+    ("08_cork", "eight-run"): "four requests at once | answers | sends | setsockopts | segments",
+    ("08_cork", "eight-example-5"): "one small answer | segments | calls on the client's socket",
+    ("08_cork", "eight-timer"): "a byte is sent | it arrives after | the retransmission timeout",
+    ("09_nodelay", "nine-pieces"): "after | by default have arrived | with TCP_NODELAY",
+    ("09_nodelay", "nine-quick"): "request | asked at once | after 60 ms",
+    ("09_nodelay", "nine-controlled"): "the server has | the client acknowledges late | at once",
+    (
+        "09_nodelay",
+        "nine-inherits",
+    ): "a client that connects | its connection has TCP_NODELAY | its own end has",
+    ("09_nodelay", "nine-far"): "the far end | segments with TCP_NODELAY | with Nagle's algorithm",
+    ("09_nodelay", "nine-buffer"): "with TCP_NODELAY | send has taken | has not been sent",
+    ("09_nodelay", "nine-defaults"): "start_server | its end has it | the client's",
+    ("09_nodelay", "nine-http-seen"): "http.server | has it | connections | a request takes",
+    ("10_peers_that_close", "ten-ends"): "the peer calls | epoll says | recv | send, and again",
+    ("10_peers_that_close", "ten-finds-seen"): "the peer | epoll says | after | recv",
+    ("10_peers_that_close", "ten-http"): "the request | one answer | Connection | the client sees",
+    (
+        "10_peers_that_close",
+        "ten-vanish",
+    ): "one client's acknowledgements are lost | another gets answers | the server",
+    (
+        "10_peers_that_close",
+        "ten-half",
+    ): "three ask and half-close | are answered | leave a descriptor",
+    ("claims", "claims-count"): "verdict | claims | proven by a cell",
+    ("defects", "defects-address"): "a client connects to | 0.0.0.0 listens | 127.0.0.1 listens",
+}
+
+
+def shown():
+    """Return the heads of the Tables with two columns of values or more: {(page, cell): heads}."""
+    found = {}
+    for path in notebooks.notebooks():
+        for cell in notebooks.cells(BOOK / path.name):
+            if cell["cell_type"] == "code" and "lab.Table(" in "".join(cell["source"]):
+                lines = [
+                    line for line in printed(path.stem, cell["id"]).splitlines() if " | " in line
+                ]
+                if lines and lines[0].count(" | ") >= 2:
+                    found[path.stem, cell["id"]] = lines[0]
+    return found
+
+
+def test_no_heads_have_changed_places():
+    assert shown() == HEADS
