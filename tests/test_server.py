@@ -17,6 +17,7 @@ import pytest
 import lab
 from conftest import BOOK
 from look import kernel
+from survive import server as server_module
 from survive.console import KEPT_BYTES, Console
 from survive.server import CPU_SECONDS, Server, ServerError, _limited, listens_at, serve
 
@@ -707,3 +708,17 @@ def test_no_scratch_folder_is_left_by_a_failed_start(write, tmp_path, monkeypatc
     with pytest.raises(ServerError):
         serve(write("1 / 0\n"))
     assert not list(folder.iterdir())
+
+
+def test_a_console_is_closed_for_good_when_no_process_is_being_started(monkeypatch):
+    """One that is being started holds all our files until it has become another program."""
+    held = threading.Lock()
+    monkeypatch.setattr(server_module, "STARTING", held)
+    with serve(LOOP) as server:
+        with held:
+            closing = threading.Thread(target=server.close_console)
+            closing.start()
+            closing.join(0.1)
+            assert closing.is_alive() and not server.console._unwanted
+        closing.join(5)
+        assert not closing.is_alive()

@@ -25,6 +25,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -35,6 +36,10 @@ from .lifeline import tie
 from .waiting import until
 
 CPU_SECONDS = 30  # of CPU time, for a process's whole life
+
+# From fork to exec a new process holds all our files as well: what one thread closes meanwhile is
+# not closed yet.
+STARTING = threading.Lock()
 
 
 class ServerError(Exception):
@@ -124,16 +129,17 @@ class Server:
         self._scratch = tempfile.TemporaryDirectory(prefix=f"{Path(self.name).stem}-")
         read_end, self._lifeline = os.pipe()
         try:
-            self.process = subprocess.Popen(
-                [*_limited(), *command],
-                stdin=read_end,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                # Jupyter asks for colours, and from 3.13 tracebacks would have them.
-                env={**os.environ, "PYTHON_COLORS": "0", "TMPDIR": self._scratch.name},
-                process_group=0,
-                pass_fds=inherit,
-            )
+            with STARTING:
+                self.process = subprocess.Popen(
+                    [*_limited(), *command],
+                    stdin=read_end,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    # Jupyter asks for colours, and from 3.13 tracebacks would have them.
+                    env={**os.environ, "PYTHON_COLORS": "0", "TMPDIR": self._scratch.name},
+                    process_group=0,
+                    pass_fds=inherit,
+                )
             self.pid = self.process.pid
             tie(read_end, self.pid)
         finally:
@@ -265,7 +271,8 @@ class Server:
 
     def close_console(self):
         """Close the pipe that it prints into, as when a `| head` has seen enough."""
-        self.console.hang_up("stdout")
+        with STARTING:
+            self.console.hang_up("stdout")
 
     # What all of its processes have and do
 
