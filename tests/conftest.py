@@ -1,5 +1,7 @@
 """What the tests share: servers written on the spot, and a search for leftovers."""
 
+import contextlib
+import socket
 import textwrap
 import threading
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import lab
 from lab import notebooks
 from look import kernel
 
@@ -51,6 +54,30 @@ def rows(page, name):
     return {label: cells for label, *cells in lines}
 
 
+def seconds(cell):
+    """Return the number of a measured cell, `≈ 210 ms`, in seconds."""
+    _, number, unit = cell.split()
+    return float(number.replace(",", "")) * {"s": 1, "ms": 1e-3, "µs": 1e-6}[unit]
+
+
+def keep_and_leave(server):
+    """Ask three times over one connection, the last two at once, and leave it."""
+    with lab.connect(server) as client:
+        client.send(KEPT)
+        read_answers(client, 1)
+        assert client.ended is None
+        client.send(KEPT + KEPT)
+        read_answers(client, 3)
+    lab.at_rest(server, sockets=1)
+
+
+def masks_and_threads(path):
+    """Return what a server with one client watches for, and how many threads it has."""
+    with lab.serve(path) as server, lab.connect(server):
+        lab.at_rest(server, sockets=2)
+        return lab.kernel.watched(server.pid), len(lab.kernel.threads(server.pid))
+
+
 def interest(server, epoll=4):
     """Return what the server's epoll instance watches, for what: {descriptor: mask}."""
     return kernel.interest_list(server.pid, epoll)
@@ -84,6 +111,17 @@ def run_folder(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path / "run"
+
+
+@pytest.fixture
+def door():
+    """A function that makes a listener whose queue has a length: nobody accepts from it."""
+    with contextlib.ExitStack() as stack:
+
+        def door(length):
+            return stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=length))
+
+        yield door
 
 
 def children():

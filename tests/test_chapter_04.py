@@ -362,11 +362,8 @@ def test_until_it_is_not():
 
 
 def test_nothing_needs_the_timeout(run_folder):
-    text = LEVEL.read_text(encoding="utf-8")
-    assert "epoll.poll(1)" in text
-    path = run_folder / "without.py"
-    path.write_text(text.replace("epoll.poll(1)", "epoll.poll()"), encoding="utf-8")
-    column = lab.matrix.Column(PAGE, str(path))
+    path = lab.edited(LEVEL, "without.py", {"epoll.poll(1)": "epoll.poll()"})
+    column = lab.matrix.Column(PAGE, path)
     found = [
         lab.matrix.judge(lab.rows.row(name), column).word
         for name in ("plain GET", "one byte at a time", "says nothing")

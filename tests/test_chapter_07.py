@@ -26,17 +26,6 @@ SERVER = ROOT / "code" / f"{PAGE}.py"
 LEVEL = ROOT / "code" / "04_level_triggered.py"
 
 
-@pytest.fixture
-def door():
-    """A function that makes a listener whose queue has a length: nobody accepts from it."""
-    with contextlib.ExitStack() as stack:
-
-        def door(length):
-            return stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=length))
-
-        yield door
-
-
 def states(callers):
     return collections.Counter(caller.state() for caller in callers)
 

@@ -7,18 +7,21 @@ import subprocess
 import pytest
 
 import lab
-from conftest import CLOSING, KEPT, ROOT, printed, read_answers, rows
+from conftest import (
+    CLOSING,
+    KEPT,
+    ROOT,
+    keep_and_leave,
+    masks_and_threads,
+    printed,
+    rows,
+    seconds,
+)
 from lab import notebooks
 
 PAGE = "08_cork"
 EIGHT = ROOT / "code" / f"{PAGE}.py"
 TCP = socket.IPPROTO_TCP
-
-
-def about(cell):
-    """Return the number of a measured cell, `≈ 210 ms`, in seconds."""
-    _, number, unit = cell.split()
-    return float(number.replace(",", "")) * {"s": 1, "ms": 1e-3, "µs": 1e-6}[unit]
 
 
 def test_the_six_ways():
@@ -51,14 +54,8 @@ def test_the_six_ways():
 
 
 def test_a_client_may_keep_its_connection_and_leave():
-    with lab.serve(EIGHT) as server, lab.connect(server) as client:
-        client.send(KEPT)
-        read_answers(client, 1)
-        assert client.ended is None
-        client.send(KEPT + KEPT)
-        read_answers(client, 3)
-        client.close()
-        lab.at_rest(server, sockets=1)
+    with lab.serve(EIGHT) as server:
+        keep_and_leave(server)
         assert server.is_running(), (
             "“it answers HTTP/1.1, and a client may send its next requests without waiting for an "
             "answer, which is called pipelining”; “A client of HTTP/1.1 may send several requests "
@@ -69,10 +66,7 @@ def test_a_client_may_keep_its_connection_and_leave():
 
 
 def test_it_is_one_thread_and_level_triggered():
-    with lab.serve(EIGHT) as server, lab.connect(server):
-        lab.at_rest(server, sockets=2)
-        watched, threads = lab.kernel.watched(server.pid), lab.kernel.threads(server.pid)
-    assert (watched, len(threads)) == (["IN|ERR|HUP"] * 2, 1), (
+    assert masks_and_threads(EIGHT) == (["IN|ERR|HUP"] * 2, 1), (
         "“One thread, level-triggered epoll, answers in pieces, which a cork keeps together”"
     )
 
@@ -134,18 +128,22 @@ def test_what_a_client_has_sent_is_kept():
 
 def test_what_pulls_a_cork():
     seen = rows(PAGE, "eight-pulls")
-    assert about(seen["nothing"][0]) > 0.17, (
+    assert seconds(seen["nothing"][0]) > 0.17, (
         "“The kernel doesn't trust us to pull it”; defect 41: “the second is skipped, the answer "
         "is 200 ms late”; “whoever forgets to pull the cork makes every answer 200 ms late”"
     )
-    assert max(about(seen[name][0]) for name in seen if name[:3] in ("TCP", "shu", "clo")) < 0.15, (
+    assert (
+        max(seconds(seen[name][0]) for name in seen if name[:3] in ("TCP", "shu", "clo")) < 0.15
+    ), (
         "“A cork is pulled by hand, by TCP_NODELAY, `shutdown` or `close`”; “and a server that "
         "closes the connection, as the article's always does, hides even that”"
     )
     seen = rows(PAGE, "eight-timer") | rows(PAGE, "eight-whole")
-    assert about(seen["with MSG_MORE"][0]) > 0.17, "“They are the least”"
+    assert seconds(seen["with MSG_MORE"][0]) > 0.17, "“They are the least”"
     assert (
-        about(seen["in a cork, after TCP_NODELAY"][0]) > 0.17 > about(seen["two whole segments"][0])
+        seconds(seen["in a cork, after TCP_NODELAY"][0])
+        > 0.17
+        > seconds(seen["two whole segments"][0])
     ), (
         "“TCP_NODELAY lets out what is there, and leaves the cork in. A cork is for less than a "
         "segment”; “Whole segments pass it, and the rest waits”; “whole segments pass it”; "

@@ -8,19 +8,22 @@ import time
 import pytest
 
 import lab
-from conftest import CLOSING, KEPT, ROOT, printed, read_answers, rows
+from conftest import (
+    CLOSING,
+    KEPT,
+    ROOT,
+    keep_and_leave,
+    masks_and_threads,
+    printed,
+    rows,
+    seconds,
+)
 from lab import notebooks
 
 PAGE = "09_nodelay"
 CHAPTER = ROOT / "book" / f"{PAGE}.ipynb"
 NINE = ROOT / "code" / f"{PAGE}.py"
 TCP = socket.IPPROTO_TCP
-
-
-def about(cell):
-    """Return the number of a measured cell, `≈ 44 ms`, in seconds."""
-    _, number, unit = cell.split()
-    return float(number) * {"s": 1, "ms": 1e-3, "µs": 1e-6}[unit]
 
 
 def acknowledges(sock):
@@ -179,7 +182,7 @@ def test_rounds():
         "quick, and so is each that comes after a pause: try it with the second, at once”"
     )
     seen = rows(PAGE, "nine-controlled")
-    assert about(seen["Nagle's algorithm"][0]) > 0.035 > about(seen["TCP_NODELAY"][0]), (
+    assert seconds(seen["Nagle's algorithm"][0]) > 0.035 > seconds(seen["TCP_NODELAY"][0]), (
         "your_own_server: “nothing, but answers come 40 ms late | two small writes and a read: "
         "Nagle's algorithm”"
     )
@@ -243,11 +246,11 @@ def test_example_6_has_no_second_piece():
 
 
 @pytest.mark.parametrize("option", [0, 1])
-def test_the_option_changes_nothing_in_example_6(write, option):
-    four = (ROOT / "code" / "04_level_triggered.py").read_text()
+def test_the_option_changes_nothing_in_example_6(run_folder, option):
     blocking = "    listener.setblocking(False)\n"
     line = f"    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, {option})\n"
-    with lab.serve(write(four.replace(blocking, blocking + line))) as server:
+    four = ROOT / "code" / "04_level_triggered.py"
+    with lab.serve(lab.edited(four, "example_6.py", {blocking: blocking + line})) as server:
         lab.until_blocked(server.pid, "epoll_wait")
         client = lab.connect(server)
         client.socket.setsockopt(TCP, socket.TCP_QUICKACK, 0)
@@ -272,14 +275,8 @@ def test_sockets_that_say_what_they_are():
 
 
 def test_a_client_may_keep_its_connection_and_leave():
-    with lab.serve(NINE) as server, lab.connect(server) as client:
-        client.send(KEPT)
-        read_answers(client, 1)
-        assert client.ended is None
-        client.send(KEPT + KEPT)
-        read_answers(client, 3)
-        client.close()
-        lab.at_rest(server, sockets=1)
+    with lab.serve(NINE) as server:
+        keep_and_leave(server)
         assert server.is_running(), (
             "“A client of HTTP/1.1 may send several requests at once, and keeps its connection”; "
             "“their end is seen: a client may leave before it asks and when it has read its "
@@ -288,10 +285,7 @@ def test_a_client_may_keep_its_connection_and_leave():
 
 
 def test_it_is_one_thread_and_level_triggered():
-    with lab.serve(NINE) as server, lab.connect(server):
-        lab.at_rest(server, sockets=2)
-        watched, threads = lab.kernel.watched(server.pid), lab.kernel.threads(server.pid)
-    assert (watched, len(threads)) == (["IN|ERR|HUP"] * 2, 1), (
+    assert masks_and_threads(NINE) == (["IN|ERR|HUP"] * 2, 1), (
         "“One thread, level-triggered epoll, answers in pieces, and none waits for another”"
     )
 

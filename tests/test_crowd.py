@@ -124,17 +124,6 @@ def test_a_crowd_may_be_larger_than_our_own_limit_and_has_a_group_of_its_own(ser
 # Clients at a door.
 
 
-@pytest.fixture
-def door():
-    """A function that makes a listener whose queue has a length: nobody accepts from it."""
-    with contextlib.ExitStack() as stack:
-
-        def door(length):
-            return stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=length))
-
-        yield door
-
-
 def states(callers):
     return [caller.state() for caller in callers]
 

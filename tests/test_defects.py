@@ -4,7 +4,7 @@ What the cells and the matrix have printed is so: nbval holds it to what happens
 """
 
 import lab
-from conftest import ROOT, printed, rows
+from conftest import ROOT, printed, rows, seconds
 
 LEVEL = ROOT / "code" / "04_level_triggered.py"
 WORDS = lab.matrix.stored()
@@ -103,7 +103,7 @@ def test_what_it_costs_and_prints():
         "for nothing”"
     )
     late = rows("08_cork", "eight-pulls")["nothing"][0]
-    assert 180 < float(late.split()[1]) < 260, (
+    assert 0.18 < seconds(late) < 0.26, (
         "defect 41: “If one adds a try, and the second is skipped, the answer is 200 ms late”"
     )
     assert "sleeps in write" in printed("defects", "defects-console"), (

@@ -3,7 +3,7 @@
 import resource
 
 import lab
-from conftest import ROOT, rows
+from conftest import ROOT, rows, seconds
 from look.report import report
 from look.view import look_at
 
@@ -98,13 +98,13 @@ def test_a_socket_that_nobody_arms_again(serving):
 
 def test_how_late_an_answer_is_behind_a_cork():
     *_, late = rows("08_cork", "eight-when")["cork forgotten"]
-    assert 190 <= float(late.split()[1]) <= 260, (
+    assert 0.19 <= seconds(late) <= 0.26, (
         "“nothing, but answers come 200 ms late”; “a cork that nobody pulls”"
     )
 
 
 def test_how_late_it_is_after_two_small_writes_and_a_read():
     (late,) = rows("09_nodelay", "nine-client")["writes twice"]
-    assert 38 <= float(late.split()[1]) <= 60, (
+    assert 0.038 <= seconds(late) <= 0.06, (
         "“nothing, but answers come 40 ms late | two small writes and a read: Nagle's algorithm”"
     )

@@ -5,7 +5,7 @@ crowd      many clients at once                   cost      what a visit costs a
 matrix     every server against every client      show      figures and tables
 article    the claims and the defects             notebooks the pages as files
 experiment the words that cells are written in    measured  values in bands, tables of them
-steps      a run's calls, and what was watched masks        what epoll reports, and when
+steps      a run's calls, and what was watched    masks     what epoll reports, and when
 
 Two more rooms stand beside this one, and need nothing but Python: `survive` (servers, clients, the
 awkward ones, the scene that judges them) and `look` (the kernel's view, and a look at any process).

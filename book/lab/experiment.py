@@ -206,10 +206,12 @@ class Sleeper:
     def _run(self, call, *arguments):
         self._outcome = tried(call, *arguments)
 
-    def _sleeps_now(self):
-        blocked = None
+    def _blocked_in(self):
         with contextlib.suppress(ProcessLookupError):
-            blocked = kernel.blocked_in(os.getpid(), self._thread.native_id)
+            return kernel.blocked_in(os.getpid(), self._thread.native_id)
+
+    def _sleeps_now(self):
+        blocked = self._blocked_in()
         if blocked and blocked.call != "futex":  # there it waits for Python's lock, not in the call
             self._blocked = blocked
         return self._blocked or self.is_over
@@ -243,13 +245,12 @@ class Sleeper:
         Who is woken does not sleep any more when whatever has woken it returns. So this is sure,
         if it is asked after that.
         """
-        until(lambda: self.is_over or self._is_asleep(), what="a call to return, or to sleep again")
+        # On its way out of the call it may be held up in another function of the kernel's.
+        until(
+            lambda: self.is_over or self._blocked_in() == self._blocked,
+            what="a call to return, or to sleep again",
+        )
         return self._outcome if self.is_over else f"still asleep in {self.call}"
-
-    def _is_asleep(self):
-        with contextlib.suppress(ProcessLookupError):
-            # On its way out of the call it may be held up in another function of the kernel's.
-            return kernel.blocked_in(os.getpid(), self._thread.native_id) == self._blocked
 
     def result(self, seconds=5):
         """Wait until the call has returned; return what came of it, as tried() says it.

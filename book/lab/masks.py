@@ -3,7 +3,7 @@
     seen = lab.Masks()
     seen.row("the peer has closed, and we have sent since", they_close, we_send)
     assert seen["the peer has closed, and we have sent since"] == (
-        "OUT|IN|ERR|HUP|RDHUP", "ERR|HUP", "b''", "EPIPE"
+        "IN|OUT|ERR|HUP|RDHUP", "ERR|HUP", "b''", "EPIPE"
     )
 
 A situation is brought about by a start, which makes the files, and by acts on them, one after the
@@ -29,7 +29,6 @@ from .measured import Table
 
 BITS = ("IN", "OUT", "PRI", "RDHUP", "HUP", "ERR")
 ASKED = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP
-NOTHING = "nothing"
 
 
 class Masks(Table):
