@@ -3,12 +3,22 @@
 What the cells have printed is so: nbval holds it to what happens.
 """
 
+import asyncio
+import contextlib
+import errno
+import os
 import re
 import select
+import selectors
+import signal
 import socket
+import socketserver
+import threading
+
+import pytest
 
 import lab
-from conftest import printed, rows
+from conftest import ROOT, printed, rows
 
 
 def number(cell):
@@ -23,12 +33,12 @@ def test_chapter_1():
         "Linux has the API”"
     )
     assert "U+00A0" in said, (
-        "claim 2, caveat: “The programs are, but the page's text has no-break spaces in it. Pasted "
+        "claim 2, holds: “The programs are, but the page's text has no-break spaces in it. Pasted "
         "as it stands, every listing is a syntax error”"
     )
     seen = rows("01_one_request", "one-passive")
     assert (seen["bind()"], seen["listen(1)"]) == (["CLOSE"], ["LISTEN"]), (
-        "claim 6, caveat: “It creates a socket. Only listen, three lines further down, makes it a "
+        "claim 6, holds: “It creates a socket. Only listen, three lines further down, makes it a "
         "listening one”"
     )
     seen = rows("01_one_request", "one-handshake")
@@ -113,7 +123,7 @@ def test_chapter_3():
 def test_chapter_4():
     seen = rows("04_level_triggered", "four-level")
     assert seen["asked again"] == seen["it leaves"], (
-        "claim 47, wrong: “In the default mode it tells what is so now, as often as it is asked”"
+        "claim 47, caveat: “In the default mode it tells what is so now, as often as it is asked”"
     )
     assert seen["a client connects"] == ["IN", ""], (
         "claim 55, caveat: “When its accept queue is not empty, which is before anybody accepts”"
@@ -122,16 +132,16 @@ def test_chapter_4():
     assert bill["epoll_ctl"][0] == "4" and "(2, 2)" in printed(
         "04_level_triggered", "four-solution-check"
     ), (
-        "claim 48, caveat: “Every change is a system call, and example 3 makes twice as many as it "
+        "claim 48, holds: “Every change is a system call, and example 3 makes twice as many as it "
         "needs”"
     )
     seen = rows("04_level_triggered", "four-poll-measured")
     assert (
         seen["poll(), 1,200 ready"][0] == "1,023 events" and seen["poll(0.0001)"][0] == "nothing"
-    ), "claim 57, caveat: “In whole milliseconds, with a limited number of events a call”"
+    ), "claim 57, holds: “In whole milliseconds, with a limited number of events a call”"
     seen = rows("04_level_triggered", "four-stale")
     assert seen["there is room"][1].endswith("asleep in sendto"), (
-        "claim 61, caveat: “It has to be. On Linux it does not inherit that from the listener”"
+        "claim 61, holds: “It has to be. On Linux it does not inherit that from the listener”"
     )
 
 
@@ -155,7 +165,7 @@ def test_chapter_5():
         "running out of descriptors nobody is accepted until another client arrives, if one can”"
     )
     assert printed("05_edge_triggered", "five-asyncio") == "IN|ERR|HUP IN|ERR|HUP IN|ERR|HUP", (
-        "claim 94, caveat: “Not only then. asyncio and libuv use it, which are new”"
+        "claim 94, holds: “Not only then. asyncio and libuv use it, which are new”"
     )
 
 
@@ -195,3 +205,102 @@ def test_chapter_10():
         "claim 118, wrong: “It means that no more will come. The client may have asked, closed its "
         "half, and be waiting for the answer”"
     )
+
+
+def test_a_listener_carries_no_data():
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(OSError) as raised:
+        listener.recv(100)
+    assert raised.value.errno == errno.ENOTCONN, (
+        "claim 21, holds: “It can't be; recv on it is an error”"
+    )
+
+
+def test_who_waits_uses_no_time():
+    seen = rows("02_request_loop", "two-blocking")
+    assert seen["five bytes come"] == ["recvfrom", "recv: b'hello'"], (
+        "claim 23, holds: “Its thread is; blocked in recv, it uses no CPU time”"
+    )
+
+
+def test_servers_of_the_standard_library_take_a_thread_or_a_process():
+    threads, processes = socketserver.ThreadingTCPServer, socketserver.ForkingTCPServer
+    assert issubclass(threads, socketserver.ThreadingMixIn)
+    assert issubclass(processes, socketserver.ForkingMixIn), (
+        "claim 27, holds: “The standard library's socketserver does, with ThreadingTCPServer and "
+        "ForkingTCPServer”"
+    )
+
+
+def test_what_blocks_goes_to_a_thread():
+    async def here_and_there():
+        return threading.get_ident(), await asyncio.to_thread(threading.get_ident)
+
+    here, there = asyncio.run(here_and_there())
+    assert here != there, "claim 39, holds: “asyncio.to_thread is this idea today”"
+
+
+def test_python_has_three_calls():
+    has = {name for name in ("select", "poll", "epoll") if hasattr(select, name)}
+    above = {"SelectSelector", "PollSelector", "EpollSelector"}
+    assert len(has) == 3 and above < set(vars(selectors)), (
+        "claim 40, holds: “Three to this day; selectors and asyncio stand above them”"
+    )
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        assert isinstance(loop._selector, selectors.EpollSelector)
+
+
+def test_an_epoll_is_a_descriptor():
+    with select.epoll() as epoll:
+        assert not os.get_inheritable(epoll.fileno()), (
+            "claim 45, holds: “It is a descriptor, and closes on exec”"
+        )
+    assert epoll.closed, "claim 49, holds: “A with statement does it”"
+
+
+def test_an_edge_is_reported_once_and_a_level_again():
+    ours, theirs = lab.pair()
+    theirs.send(b"hello")
+    lab.settled(ours)
+    seen = {}
+    for mode in (0, select.EPOLLET):
+        with select.epoll() as epoll:
+            epoll.register(ours, select.EPOLLIN | mode)
+            seen[mode] = [len(epoll.poll(0)) for _ in range(3)]
+    assert seen == {0: [1, 1, 1], select.EPOLLET: [1, 0, 0]}, (
+        "claim 47, caveat: “In edge-triggered mode that is so. In the default mode it tells what "
+        "is so now”"
+    )
+
+
+def test_room_to_send_is_no_success():
+    ours, _ = lab.pair()
+    ours.shutdown(socket.SHUT_WR)
+    with select.epoll() as epoll:
+        epoll.register(ours, select.EPOLLOUT)
+        ((_, event),) = epoll.poll(0)
+    with pytest.raises(BrokenPipeError):
+        ours.send(b"more")
+    assert event & select.EPOLLOUT, (
+        "claim 67, holds: “OUT says that send will not block, not that it will succeed”"
+    )
+
+
+def test_an_empty_mask_reports_a_reset():
+    ours, theirs = lab.pair()
+    with select.epoll() as epoll:
+        epoll.register(ours, 0)
+        lab.reset(theirs)
+        ((_, event),) = epoll.poll(2)
+    assert event == select.EPOLLHUP | select.EPOLLERR, (
+        "claim 69, holds: “Hang-ups and errors are reported all the same”"
+    )
+
+
+def test_the_kernel_closes_what_a_process_had_open():
+    with lab.serve(ROOT / "code" / "04_level_triggered.py") as server:
+        with lab.Conversation(server.address) as talk:
+            talk.send(b"GET")
+            lab.until(lambda: len(server.sockets()) > 1, what="the client to be accepted")
+            os.kill(server.pid, signal.SIGKILL)
+            talk.read_all()
+    assert talk.ended, "claim 80, holds: “By the kernel. Clients not yet accepted get a reset”"

@@ -28,8 +28,9 @@ class Claim:
     """One claim of the article, in our words.
 
     verdict: a key of CLAIM_WORDS. reason: why, in a sentence or two; empty where it simply holds.
-    chapter: the notebook that it belongs to. untestable: why no cell can prove it, or "". untied:
-    words of the reason that no cell needs to quote, and why, or "".
+    chapter: the notebook that it belongs to. fault: `translation` where the original says it
+    otherwise, or "". untestable: why no cell can prove it, or "". untied: words of the reason that
+    no cell needs to quote, and why, or "".
     """
 
     number: int
@@ -38,9 +39,17 @@ class Claim:
     verdict: str
     reason: str
     chapter: str
+    fault: str = ""
     untestable: str = ""
     untied: str = ""
     SORT = "verdict"
+
+    @property
+    def source(self):
+        """Who says it, and where: the article, its translation, or the translator himself."""
+        if self.place.startswith("translator"):
+            return f"The {self.place}"
+        return f"The {self.fault or 'article'}, {self.place}"
 
 
 @dataclass(frozen=True)
@@ -104,14 +113,26 @@ def _number(claim, proven_in):
     return f"{claim.number}" if claim.untestable else f"{claim.number}, not yet proven"
 
 
-def _card(claim, proven_in, place):
-    """Write a claim as HTML: verdict, claim, why, and the way to its proof."""
-    word, kind = CLAIM_WORDS[claim.verdict]
-    why = [claim.reason, claim.untestable, f"({claim.place})" if place else ""]
+def _quoted(claim):
+    """Write a claim as HTML: as what somebody says, somewhere, so that nobody takes it for ours."""
     return (
-        f'<div class="lab-claim"><p>{html.escape(claim.claim)}</p><p>{show.pill(word, kind)} '
-        f"<small>{html.escape(' '.join(filter(None, why)))} "
-        f"[{_number(claim, proven_in)}]</small></p></div>"
+        f'<span class="lab-said">{html.escape(claim.source)}: '
+        f"<q>{html.escape(claim.claim)}</q></span>"
+    )
+
+
+def _answered(claim, proven_in):
+    """Write as HTML what is so, why that can't be shown if it can't, and the way to the proof."""
+    parts = [f"<strong>{html.escape(claim.reason)}</strong>"] if claim.reason else []
+    parts += [html.escape(claim.untestable)] if claim.untestable else []
+    return " ".join([*parts, f"<small>[{_number(claim, proven_in)}]</small>"])
+
+
+def _card(claim, proven_in):
+    """Write a claim as HTML: who says it, the verdict, what is so, and the way to its proof."""
+    return (
+        f'<div class="lab-claim"><p>{_quoted(claim)}</p>'
+        f"<p>{show.pill(*CLAIM_WORDS[claim.verdict])} {_answered(claim, proven_in)}</p></div>"
     )
 
 
@@ -119,10 +140,7 @@ def _folded(claims, proven, more=""):
     """Write claims as HTML: for each verdict one line, which opens to a list."""
     groups = {}
     for claim in claims:
-        number = _number(claim, proven.get(claim.number))
-        why = " ".join(filter(None, (claim.reason, claim.untestable)))
-        why = f" <em>{html.escape(why)}</em>" if why else ""
-        line = f"<li>{html.escape(claim.claim)}{why} <small>[{number}]</small></li>"
+        line = f"<li>{_quoted(claim)} {_answered(claim, proven.get(claim.number))}</li>"
         groups.setdefault(claim.verdict, []).append(line)
     return "".join(
         f'<details class="lab-folded"><summary>{show.pill(*CLAIM_WORDS[verdict])} '
@@ -131,16 +149,15 @@ def _folded(claims, proven, more=""):
     )
 
 
-def verdicts(*numbers, place=False, brief=False):
+def verdicts(*numbers, brief=False):
     """Show the claims of these numbers with their verdicts, to read.
 
-    place: with the place where they stand. brief: folded, one line for each verdict.
+    brief: folded, one line for each verdict.
     """
     known, proven = claims(), proofs()
     if brief:
         return HTML(_folded([known[number] for number in numbers], proven, " more"))
-    cards = "".join(_card(known[number], proven.get(number), place) for number in numbers)
-    return HTML(cards)
+    return HTML("".join(_card(known[number], proven.get(number)) for number in numbers))
 
 
 def by_chapter(*words):

@@ -24,7 +24,7 @@ REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 SECONDS = 5
 ENDS = {"closed": "closed", "reset": "was reset"}  # how an end is called among the events
 MOST_RECEIVED = 64_000_000  # bytes, in a conversation
-SO_ATTACH_FILTER, BPF_RET = 26, 0x06  # asm-generic/socket.h, linux/bpf_common.h
+SO_ATTACH_FILTER, SO_DETACH_FILTER, BPF_RET = 26, 27, 0x06  # asm-generic/socket.h, bpf_common.h
 
 
 @dataclass(frozen=True)
@@ -261,6 +261,11 @@ def vanish(sock):
     keep_nothing = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RET, 0, 0, 0))
     program = struct.pack("HP", 1, ctypes.addressof(keep_nothing))
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def reappear(sock):
+    """Let a socket that has vanished hear again: what is sent from now on reaches it."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
 
 def drain(sock, amount):
