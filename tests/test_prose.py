@@ -207,6 +207,18 @@ def test_marks_and_targets_are_dropped(text, flat):
     assert flatten(text) == flat == passage(text, "", "").text
 
 
+@pytest.mark.parametrize(
+    ("heading", "items"),
+    [
+        ("## Six ways to send: TCP_CORK and five more", ["Six"]),
+        ("## How long, then? 128 at the least", []),
+        ("## Who hangs up after 5 s", ["5 s"]),
+    ],
+)
+def test_behind_a_headings_colon_stands_what_it_is_about(heading, items):
+    assert [item.words for item in passage(heading, "", "").items] == items
+
+
 def test_blocks_are_paragraphs_headings_items_and_rows():
     text = """---
 title: 1

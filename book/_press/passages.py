@@ -4,11 +4,14 @@ A passage's text is flat, without marks and the targets of links, as a reader ha
 """
 
 import ast
+import math
 import re
 from dataclasses import dataclass
 
 from .items import Item, find_items
 
+# What stands behind a heading's colon names what the section is about, and states nothing.
+TOPIC = re.compile(r"\s*#+ .*?(: |\? |$)")
 WEB = "\N{GLOBE WITH MERIDIANS}"  # stands where a text leads to the web
 # The number in [3](03_x.ipynb) is a reference; it wears other digits until the items are found.
 DISGUISED = str.maketrans("0123456789", "０１２３４５６７８９")
@@ -42,12 +45,15 @@ class Passage:
 def passage(raw, where, cell, *names):
     """Return a block of Markdown as a Passage."""
     text, items, cited = "", [], set()
+    heading = TOPIC.match(raw)
+    said = len(_marked(heading[0])) if heading else math.inf
     for sentence in SENTENCE.findall(_marked(raw)):
         before = len(text)
         text += sentence.replace(WEB, "")
         for words, start, end in find_items(text[before:]):
-            items.append(Item(words, before + start, before + end))
-            cited |= {items[-1]} if WEB in sentence else set()
+            if before + start < said:
+                items.append(Item(words, before + start, before + end))
+                cited |= {items[-1]} if WEB in sentence else set()
     return Passage(text.translate(PLAIN), where, cell, names, tuple(items), frozenset(cited))
 
 
