@@ -1,0 +1,293 @@
+"""The glossary: what each of its words means can be tried, and its links lead somewhere."""
+
+import errno
+import os
+import re
+import select
+import signal
+import socket
+
+import lab
+from conftest import BOOK, rows
+from lab import notebooks
+from survive.scene import VERDICTS
+
+PAGE = "glossary"
+LINK = re.compile(r"\]\((?:glossary\.ipynb)?#([\w-]+)\)")
+TCP = socket.IPPROTO_TCP
+
+
+def markdown(page):
+    """Return all the Markdown of a page."""
+    cells = notebooks.cells(BOOK / f"{page}.ipynb")
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+TERMS = re.findall(r"^### (.+)$", markdown(PAGE), re.MULTILINE)
+
+
+def slug(term):
+    """Return the anchor of a heading."""
+    return re.sub(r"[^\w -]", "", term.lower()).replace(" ", "-")
+
+
+def test_its_index_names_each_word_once_and_in_order():
+    index = re.findall(r"\[([^\]]+)\]\(#([\w-]+)\)(?: ·|$)", markdown(PAGE), re.MULTILINE)
+    words = [(term, slug(term)) for term in sorted(TERMS, key=str.lower)]
+    assert index == words, (
+        "“bystander · CLOSE-WAIT · closed loop”; “descriptor · EAGAIN · edge · edge-triggered”; "
+        "“errno · FIN · FIN-WAIT-2 · frozen”; “herd · HUP and RDHUP · inode”; "
+        "“leaking · level-triggered · listener”; “non-blocking · one-shot · open file · PID 1”; "
+        "“system call · TIME-WAIT · window”; “A server hangs in CLOSE-WAIT, a client gets a reset”"
+    )
+    assert len(set(TERMS)) == len(TERMS) > 50, (
+        "“CLOSE-WAIT”; “EAGAIN”; “FIN”; “FIN-WAIT-2”; “HUP and RDHUP”; “PID 1”; “TIME-WAIT”; "
+        "“edge-triggered”; “level-triggered”; “one-shot”"
+    )
+
+
+def test_bytes_are_cut_as_the_kernels_like():
+    ours, theirs = lab.pair()
+    with ours, theirs:
+        ours.send(b"one, ")
+        ours.send(b"two")
+        lab.settled(ours)
+        assert theirs.recv(100) == b"one, two", "“so two `send` may make one `recv`”"
+        before = lab.kernel.tcp_info(theirs, "data_segs_in")
+        ours.sendall(b"x" * 300_000)
+        parts = []
+        while sum(parts) < 300_000:
+            parts.append(len(theirs.recv(300_000)))
+        segments = lab.kernel.tcp_info(theirs, "data_segs_in") - before
+    assert segments > 1, "“so two `send` may make one `recv`, and one `send` several”"
+
+
+def test_a_syn_that_finds_the_queue_full_is_sent_again_after_a_second(door):
+    listener = door(0)
+    with socket.create_connection(listener.getsockname()), socket.socket() as late:
+        late.setblocking(False)
+        late.connect_ex(listener.getsockname())
+        state, again = lab.kernel.state_of(late), lab.kernel.tcp_info(late, "rto")
+        assert lab.kernel.accept_queue(listener.getsockname()) == (1, 0), (
+            "“The accept queue takes one more than that”"
+        )
+        assert lab.kernel.drops(listener) == 1, "“One that finds the accept queue full is dropped”"
+    assert (state, again) == ("SYN-SENT", 1_000_000), (
+        "“and the client's kernel sends it again after a second”"
+    )
+
+
+def test_a_connection_is_made_while_the_program_is_stopped():
+    with lab.serve(BOOK.parent / "code" / "01_one_request.py") as server, server.paused():
+        with lab.connect(server) as client:
+            client.send(b"GET")
+            ends = lab.both_ends(client)
+            end = lab.kernel.find_socket(*client.ends)
+        assert ends == ("ESTABLISHED", "ESTABLISHED"), (
+            "“The kernels do it alone, while the programs may be asleep”; "
+            "“Connections that the kernel has made and no program has accepted yet. Who is in”"
+        )
+        assert end.inode == 0, "“it is 0 there until somebody accepts”"
+
+
+def test_close_and_half_close_say_the_same():
+    seen = []
+    for act in (socket.socket.close, lambda sock: sock.shutdown(socket.SHUT_WR)):
+        ours, theirs = lab.pair()
+        with ours, theirs:
+            act(theirs)
+            seen.append((lab.reported(ours, select.EPOLLIN | select.EPOLLRDHUP), lab.told(ours)))
+            assert [ours.recv(1), ours.recv(1)] == [b"", b""], (
+                "“The other end's FIN has come, and all before it has been read. `recv`”"
+            )
+            assert lab.kernel.state_of(ours) == "CLOSE-WAIT"
+    assert seen == [("IN|RDHUP", "a FIN")] * 2, (
+        "“`close` sends the same one as `shutdown(SHUT_WR)`”; "
+        "“`RDHUP`: the other end's FIN has come, or a reset”"
+    )
+
+
+def test_who_half_closes_still_reads():
+    ours, theirs = lab.pair()
+    with ours, theirs:
+        theirs.send(b"?")
+        theirs.shutdown(socket.SHUT_WR)
+        assert ours.recv(10) + ours.recv(10) == b"?"
+        ours.send(b"!")
+        assert theirs.recv(10) == b"!", (
+            "“`shutdown(SHUT_WR)`: one has sent its FIN, and still reads”"
+        )
+
+
+def test_when_a_kernel_sends_a_reset():
+    ours, theirs = lab.pair()
+    with ours:
+        ours.send(b"unread")
+        lab.settled(ours)
+        theirs.close()
+        assert lab.told(ours) == "a reset", "“in place of a FIN when a socket is closed with bytes”"
+        both = lab.reported(ours, select.EPOLLRDHUP)
+        assert lab.tried(ours.recv, 1) == "recv: ECONNRESET", "“104 is ECONNRESET. In Python”"
+    assert both == "ERR|HUP|RDHUP", (
+        "“`RDHUP`: the other end's FIN has come, or a reset”; "
+        "“A segment, RST, that ends both directions at once”; "
+        "“`HUP`: both halves of the connection are shut, or there is none”"
+    )
+    assert errno.ECONNRESET == 104, "“`[Errno 104]`, and several have a class”"
+    ours, theirs = lab.pair()
+    with ours:
+        theirs.close()
+        ours.send(b"for nobody")
+        lab.until(lambda: lab.kernel.state_of(ours) == "CLOSE")
+        assert lab.tried(ours.send, b"x") == "send: EPIPE", (
+            "“for a connection that it doesn't have”"
+        )
+
+
+def test_what_options_are_off_until_somebody_sets_them():
+    ours, theirs = lab.pair()
+    with ours, theirs:
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0, (
+            "“They are off until a program sets SO_KEEPALIVE”"
+        )
+        assert ours.getsockname()[0] == "127.0.0.1", "“The network inside one machine, 127.0.0.1”"
+
+
+def test_who_keeps_small_pieces_back():
+    ours, theirs = lab.pair()
+    with ours, theirs:
+        lab.clients.vanish(theirs)  # nothing is acknowledged any more
+        ours.send(b"a")
+        ours.send(b"b")
+        assert lab.kernel.not_sent(ours) == 1, "“as an earlier one has not been acknowledged”"
+        ours.setsockopt(TCP, socket.TCP_NODELAY, 1)
+        assert lab.kernel.not_sent(ours) == 0, "“TCP_NODELAY switches that off”"
+        assert lab.kernel.queues_of(ours)[1] == 2, (
+            "“Here the kernel keeps what `send` has taken until the other end has acknowledged it”"
+        )
+    ours, theirs = lab.pair()
+    with ours, theirs:
+        ours.setsockopt(TCP, socket.TCP_CORK, 1)
+        ours.send(b"a")
+        ours.send(b"b")
+        assert lab.kernel.not_sent(ours) == 2, "“With TCP_CORK set, small pieces stay in the send”"
+        ours.setsockopt(TCP, socket.TCP_CORK, 0)
+        lab.settled(ours)
+        assert lab.kernel.tcp_info(theirs, "data_segs_in") == 1, "“and leave together, when”"
+
+
+def test_an_answer_makes_a_connection_interactive():
+    ours, theirs = lab.pair()
+    with ours, theirs:
+
+        def answers():
+            theirs.send(b"?")
+            ours.recv(1)
+            ours.send(b"!")
+            theirs.recv(1)
+            return ours.getsockopt(TCP, socket.TCP_QUICKACK)
+
+        found = lab.until(lambda: answers() == 0, what="a connection to become interactive")
+    assert found, "“`getsockopt(TCP_QUICKACK)` is 0; in the kernel's sources”"
+
+
+def test_a_number_is_given_out_again():
+    first, second = socket.socket(), socket.socket()
+    number = first.fileno()
+    first.close()
+    with second, socket.socket() as third:
+        assert third.fileno() == number, "“A new one is the lowest that is free”"
+        inode = os.fstat(third.fileno()).st_ino
+        assert os.readlink(f"/proc/self/fd/{number}") == f"socket:[{inode}]", (
+            "“Its number ties a descriptor in `/proc/PID/fd`”"
+        )
+
+
+def test_an_open_file_goes_with_its_last_descriptor():
+    ours, theirs = lab.pair()
+    with ours:
+        copy = theirs.dup()
+        theirs.close()
+        assert lab.told(ours) == "nothing", (
+            "“After `dup` or `fork` several descriptors lead to the”"
+        )
+        copy.close()
+        assert lab.told(ours) == "a FIN", "“and it goes with the last of them”"
+
+
+def test_a_call_that_would_have_to_wait():
+    ours, theirs = lab.pair()
+    with ours, theirs:
+        ours.setblocking(False)
+        try:
+            ours.recv(1)
+        except BlockingIOError as error:
+            number = error.errno
+    assert number == errno.EAGAIN == 11, (
+        "“fails at once, with EAGAIN”; “Its number is 11, its class `BlockingIOError`”"
+    )
+
+
+def reports(mask, polls=2):
+    """Return what polls in a row say of a socket in which bytes lie, and then one more arrives."""
+    ours, theirs = lab.pair()
+    with ours, theirs, select.epoll() as epoll:
+        epoll.register(ours, mask)
+        said = []
+        for _ in range(2):
+            theirs.send(b"x")
+            lab.settled(theirs)
+            said += [lab.names(epoll.poll(0)) for _ in range(polls)]
+        return said, lab.entries(epoll), lab.listed(epoll)
+
+
+def test_how_often_something_is_reported():
+    level, *_ = reports(select.EPOLLIN)
+    edge, *_ = reports(select.EPOLLIN | select.EPOLLET)
+    once, entries, left = reports(select.EPOLLIN | select.EPOLLONESHOT)
+    assert level == ["IN"] * 4, "“Reported at every `poll`, as long as it is so. That is epoll's”"
+    assert edge == ["IN", "nothing"] * 2, (
+        "“Reported once for an edge, with EPOLLET. So one goes on until EAGAIN”"
+    )
+    assert (once, entries, left) == (["IN"] + ["nothing"] * 3, 1, "ONESHOT"), (
+        "“Reported once, with EPOLLONESHOT, and then *disarmed*: the socket stays on the interest”"
+    )
+    ours, theirs = lab.pair()
+    with ours, theirs:
+        theirs.send(b"x")
+        said = lab.reported(ours, select.EPOLLIN | select.EPOLLOUT)
+    assert said == "IN|OUT", "“Several events in one number, such as `IN|OUT`”"
+
+
+def test_the_words_of_the_matrix():
+    assert VERDICTS["frozen"].startswith("a bystander was not served"), (
+        "“A bystander is not served”"
+    )
+    assert VERDICTS["spinning"].startswith("nothing left to do, and yet"), "“It has nothing to do”"
+    assert VERDICTS["leaking"].endswith("descriptors or memory stay"), (
+        "“descriptors or memory, stays”"
+    )
+    order = list(VERDICTS)
+    assert order.index("frozen") < order.index("spinning"), (
+        "“Who spins and serves nobody is frozen”"
+    )
+    _, silent, left = rows("02_request_loop", "two-spin").values()
+    assert silent[1] == left[1] == "0 answers", "“from outside that looks the same”"
+
+
+def test_one_event_wakes_the_herd():
+    woken = {label: cells[0] for label, cells in rows("03_thread_per_client", "three-herd").items()}
+    assert woken["one listener"] == "4", (
+        "“Several threads or processes that all wake for one event”"
+    )
+
+
+def test_a_ghost_is_connected_at_its_own_end_alone():
+    seen = rows("07_backlog", "seven-ghosts")
+    assert seen["and the silent ones"] == ["accept: ETIMEDOUT, ESTABLISHED"], (
+        "“A client that counts as connected at its own end and not at the server's”"
+    )
+
+
+def test_the_number_of_sigterm():
+    assert signal.SIGTERM == 15, "“SIGTERM, 15, asks it to end. A call that sleeps is interrupted”"
