@@ -130,7 +130,6 @@ def test_hardly_200_words_without_a_cell_or_a_picture(path):
 
 
 LONGEST, MOST, IN_VIEW = 40, 450, 0.75  # lines of a cell, of a chapter; the share that is in view
-FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 
 
 def experiments(name):
@@ -141,7 +140,7 @@ def experiments(name):
 
 
 def is_folded(cell):
-    return bool(FOLDED & set(cell.metadata.get("tags", [])))
+    return bool(notebooks.FOLDED & set(cell.metadata.get("tags", [])))
 
 
 @pytest.mark.parametrize("name", [path.stem for path in CHAPTERS])

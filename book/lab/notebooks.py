@@ -36,6 +36,22 @@ def title(path):
     return "".join(cells(path)[0]["source"]).removeprefix("# ").strip()
 
 
+WORDS, LINES = 200, 30  # that one reads in a minute: of prose, of scripts
+FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+
+
+def minutes(path):
+    """Return how many minutes it takes to read a notebook, its scripts in view included."""
+    words = lines = 0
+    for cell in cells(path):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            words += len(source.split())
+        elif not FOLDED & set(cell["metadata"].get("tags", [])):
+            lines += sum(bool(line.strip()) for line in source.splitlines())
+    return round(words / WORDS + lines / LINES)
+
+
 def program(chapter, name):
     """Return the program that a chapter's cell writes to run/NAME, as text.
 
