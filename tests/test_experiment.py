@@ -176,6 +176,15 @@ def test_a_call_that_sleeps(ends):
     assert sleeper.result() == "recv: b'hello'" and sleeper.is_over
 
 
+def test_what_a_call_raises_is_the_last_line_of_its_traceback(ends):
+    ours, _ = ends
+    assert lab.raised(ours.send, "hello") == (
+        "TypeError: a bytes-like object is required, not 'str'"
+    )
+    with pytest.raises(AssertionError, match="send raised nothing, and returned 5"):
+        lab.raised(ours.send, b"hello")
+
+
 def test_a_call_that_has_been_woken_for_nothing():
     """Two sleep in epolls of their own on one listener: both are woken, and one can accept."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

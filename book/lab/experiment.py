@@ -9,6 +9,7 @@
     reported(ours, select.EPOLLIN)         what epoll says of it now: "IN|RDHUP", or "nothing"
     names(epoll.poll(0))                   the same of a poll that stands in the cell
     tried(ours.recv, 100)                  "recv: ECONNRESET", "recv: b'hello'"
+    raised(ours.recv, 100)                 the last line of its traceback, as it is printed
     listed(epoll)                          what stands on its interest list: "IN|ERR|HUP"
     sleeper = asleep(ours.sendall, data)   a call in a thread, as soon as it sleeps
     sleeper.now()                          "still asleep in sendto", or what came of it
@@ -186,6 +187,18 @@ def tried(call, *arguments):
     except ValueError as error:
         result = f"ValueError: {error}"
     return f"{call.__name__}: {'done' if result is None else result}"
+
+
+def raised(call, *arguments):
+    """Call something that fails; return the last line of its traceback, "TypeError: …".
+
+    Raises AssertionError when it doesn't fail.
+    """
+    try:
+        result = call(*arguments)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    raise AssertionError(f"{call.__name__} raised nothing, and returned {result!r}")
 
 
 def asleep(call, *arguments):
