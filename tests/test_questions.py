@@ -1,0 +1,110 @@
+"""The page of questions: what its table, its headings and its links say is so."""
+
+import errno
+import os
+import re
+
+from conftest import BOOK, rows
+from lab import notebooks
+
+PAGE = "questions"
+SAID = [line for line in rows(PAGE, "ask-table") if ": " in line]
+CELLS = list(notebooks.cells(BOOK / f"{PAGE}.ipynb"))
+TABLE = next("".join(cell["source"]) for cell in CELLS if cell["id"] == "ask-table")
+ANCHORS = dict(re.findall(r'"(.+?)": \(".+?", "([\w-]+)"\)', TABLE))
+
+
+def section(anchor):
+    """Return the Markdown from a name to the next one, without the marks of code."""
+    text = "\n".join("".join(c["source"]) for c in CELLS if c["cell_type"] == "markdown")
+    return text.partition(f"({anchor})=")[2].partition(")=\n## ")[0].replace("`", "")
+
+
+def test_each_line_leads_to_a_section_that_has_it_word_for_word():
+    assert list(ANCHORS) == SAID and len(SAID) == 21
+    for line, anchor in ANCHORS.items():
+        assert line in section(anchor) or line.partition(": ")[2] in section(anchor), line
+
+
+def test_the_headings_are_what_python_says():
+    assert "OSError: [Errno 24] Too many open files" in SAID, (
+        "“OSError: [Errno 24] Too many open files”"
+    )
+    assert "BlockingIOError: [Errno 11] Resource temporarily unavailable" in SAID, (
+        "“BlockingIOError: [Errno 11] Resource temporarily unavailable”"
+    )
+    assert "BrokenPipeError: [Errno 32] Broken pipe" in SAID, (
+        "“BrokenPipeError: [Errno 32] Broken pipe”"
+    )
+    assert "ConnectionResetError: [Errno 104] Connection reset by peer" in SAID, (
+        "“ConnectionResetError: [Errno 104] Connection reset by peer”"
+    )
+    assert "ConnectionRefusedError: [Errno 111] Connection refused" in SAID, (
+        "“ConnectionRefusedError: [Errno 111] Connection refused, and Docker”"
+    )
+    assert "OSError: [Errno 98] Address already in use" in SAID, (
+        "“OSError: [Errno 98] Address already in use”"
+    )
+    assert "OSError: [Errno 99] Cannot assign requested address" in SAID, (
+        "“OSError: [Errno 99] Cannot assign requested address is another matter”"
+    )
+    assert "OSError: [Errno 107] Transport endpoint is not connected" in SAID, (
+        "“OSError: [Errno 107] Transport endpoint is not connected”"
+    )
+    assert "OSError: [Errno 9] Bad file descriptor" in SAID, (
+        "“OSError: [Errno 9] Bad file descriptor”"
+    )
+    assert "ValueError: file descriptor cannot be a negative integer (-1)" in SAID, (
+        "“ValueError: file descriptor cannot be a negative integer (-1)”; "
+        "“epoll's methods ask for the number and raise ValueError”"
+    )
+    assert "ValueError: Invalid file descriptor: -1" in SAID, (
+        "“selectors says ValueError: Invalid file descriptor: -1”"
+    )
+    assert "AttributeError: module 'select' has no attribute 'epoll'" in SAID, (
+        "“AttributeError: module 'select' has no attribute 'epoll'”"
+    )
+    assert "ValueError: filedescriptor out of range in select()" in SAID, (
+        "“ValueError: filedescriptor out of range in select()”"
+    )
+    assert "BlockingIOError: [Errno 115] Operation now in progress" in SAID, (
+        "“BlockingIOError: [Errno 115] Operation now in progress: a connect with a deadline”; "
+        "“A connect that doesn't block says [Errno 115]”"
+    )
+    assert "TimeoutError: timed out" in SAID, "“when it is late it raises TimeoutError: timed out”"
+    assert "TimeoutError: [Errno 110] Connection timed out" in SAID, (
+        "“or the kernel does: TimeoutError: [Errno 110] Connection timed out”"
+    )
+    assert "TypeError: a bytes-like object is required, not 'str'" in SAID, (
+        "“TypeError: a bytes-like object is required, not 'str'”"
+    )
+    assert "OSError: [Errno 90] Message too long" in SAID, (
+        "“A datagram of more than 65,507 bytes is OSError: [Errno 90] Message too long”"
+    )
+
+
+def test_what_one_does_not_see_any_more():
+    error = OSError(errno.EINTR, os.strerror(errno.EINTR))
+    assert f"{type(error).__name__}: {error}" == (
+        "InterruptedError: [Errno 4] Interrupted system call"
+    ), "“InterruptedError: [Errno 4] Interrupted system call”"
+
+
+def test_a_loop_that_is_told_once_goes_deaf():
+    assert rows("05_edge_triggered", "five-deaf")["wait, while it sleeps"] == ["2", "2"], (
+        "“or, with EPOLLET, goes deaf”"
+    )
+
+
+def test_epoll_reports_out_of_a_connection_that_was_refused():
+    asked, *_ = rows("what_epoll_reports", "masks-connect-rows")["connecting was refused"]
+    assert "OUT" in asked.split("|"), (
+        "“OUT says that it is over”; “epoll reports OUT for the connection that was refused, too”"
+    )
+
+
+def test_after_a_one_shot_event_a_socket_is_modified():
+    seen = rows("06_one_shot", "six-disarmed-table")
+    assert "register: EEXIST" in seen and "modified: armed again" in seen, (
+        "“so, too, after EPOLLONESHOT”"
+    )
