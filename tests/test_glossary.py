@@ -7,6 +7,8 @@ import select
 import signal
 import socket
 
+import pytest
+
 import lab
 from conftest import BOOK, rows
 from lab import notebooks
@@ -245,12 +247,14 @@ def test_how_often_something_is_reported():
     level, *_ = reports(select.EPOLLIN)
     edge, *_ = reports(select.EPOLLIN | select.EPOLLET)
     once, entries, left = reports(select.EPOLLIN | select.EPOLLONESHOT)
-    assert level == ["IN"] * 4, "“Reported at every `poll`, as long as it is so. That is epoll's”"
+    assert level == ["IN"] * 4, (
+        "“epoll reports a socket at every `poll`, as long as something is so”"
+    )
     assert edge == ["IN", "nothing"] * 2, (
-        "“Reported once for an edge, with EPOLLET. So one goes on until EAGAIN”"
+        "“epoll reports a socket once for an edge, with EPOLLET. So one goes on until EAGAIN”"
     )
     assert (once, entries, left) == (["IN"] + ["nothing"] * 3, 1, "ONESHOT"), (
-        "“Reported once, with EPOLLONESHOT, and then *disarmed*: the socket stays on the interest”"
+        "“epoll reports a socket once, with EPOLLONESHOT, and then it is *disarmed*”"
     )
     ours, theirs = lab.pair()
     with ours, theirs:
@@ -261,15 +265,17 @@ def test_how_often_something_is_reported():
 
 def test_the_words_of_the_matrix():
     assert VERDICTS["frozen"].startswith("a bystander was not served"), (
-        "“A bystander is not served”"
+        "“A server that does not serve a bystander”"
     )
-    assert VERDICTS["spinning"].startswith("nothing left to do, and yet"), "“It has nothing to do”"
+    assert VERDICTS["spinning"].startswith("nothing left to do, and yet"), (
+        "“A server that has nothing to do, uses CPU time”"
+    )
     assert VERDICTS["leaking"].endswith("descriptors or memory stay"), (
-        "“descriptors or memory, stays”"
+        "“A server that keeps a descriptor, or memory”"
     )
     order = list(VERDICTS)
     assert order.index("frozen") < order.index("spinning"), (
-        "“Who spins and serves nobody is frozen”"
+        "“One that spins and serves nobody is called frozen”"
     )
     _, silent, left = rows("02_request_loop", "two-spin").values()
     assert silent[1] == left[1] == "0 answers", "“from outside that looks the same”"
@@ -291,3 +297,64 @@ def test_a_ghost_is_connected_at_its_own_end_alone():
 
 def test_the_number_of_sigterm():
     assert signal.SIGTERM == 15, "“SIGTERM, 15, asks it to end. A call that sleeps is interrupted”"
+
+
+def anchors(page):
+    """Return what a link from another page can name: the headings of a page, as anchors."""
+    return {slug(words) for words in re.findall(r"^#+ (.+)$", markdown(page), re.MULTILINE)}
+
+
+def test_each_word_leads_to_where_it_is_shown():
+    for definition in re.split(r"^### ", markdown(PAGE), flags=re.MULTILINE)[1:]:
+        term, _, text = definition.partition("\n")
+        links = re.findall(r"\]\((\w+)\.ipynb(?:#([^)]+))?\)", text)
+        assert links, term
+        for page, anchor in links:
+            assert not anchor or anchor in anchors(page), f"{term}: {page} has no #{anchor}"
+
+
+@pytest.mark.parametrize("page", [path.stem for path in notebooks.notebooks()])
+def test_each_link_to_a_word_finds_it(page):
+    for anchor in re.findall(r"\]\(glossary\.ipynb#([^)]+)\)", markdown(page)):
+        assert anchor in anchors(PAGE)
+
+
+def test_a_diagram_draws_what_was_seen_and_nothing_else():
+    walk = lab.states.Walk()
+    client, server = lab.pair()
+    with client, server:
+        assert walk.begin(client, server) == ("ESTABLISHED", "ESTABLISHED")
+        client.shutdown(socket.SHUT_WR)
+        assert walk.until("half", "FIN-WAIT-2", "CLOSE-WAIT") == ("FIN-WAIT-2", "CLOSE-WAIT")
+        server.shutdown(socket.SHUT_WR)
+        walk.until("whole", "TIME-WAIT", "CLOSE")
+    causes = dict.fromkeys(walk.steps, "FIN")
+    assert list(walk.steps) == [
+        ("ESTABLISHED", "FIN-WAIT-2"), ("ESTABLISHED", "CLOSE-WAIT"),
+        ("FIN-WAIT-2", "TIME-WAIT"), ("CLOSE-WAIT", "CLOSE"),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="seen without a cause"):
+        lab.states.diagram("a title", walk, causes | {("LISTEN", "SYN-RECV"): "SYN"})
+    del causes["ESTABLISHED", "CLOSE-WAIT"]
+    with pytest.raises(ValueError, match="'ESTABLISHED', 'CLOSE-WAIT'"):
+        lab.states.diagram("a title", walk, causes)
+
+
+def test_a_walk_says_where_it_has_stopped():
+    walk = lab.states.Walk()
+    client, server = lab.pair()
+    with client, server:
+        walk.begin(client, server)
+        with pytest.raises(TimeoutError, match="in vain: .'ESTABLISHED', 'ESTABLISHED'., not"):
+            walk.until("in vain", "CLOSE", "CLOSE", seconds=0.05)
+    assert not walk.rows
+
+
+def test_the_diagram_shows_the_eleven_states():
+    (cell,) = (
+        each for each in notebooks.cells(BOOK / f"{PAGE}.ipynb") if each["id"] == "gloss-meet"
+    )
+    (picture,) = re.findall(r'alt="([^"]+)"', "".join(cell["outputs"][0]["data"]["text/html"]))
+    steps = [step.partition(": ")[0].split(" to ") for step in picture.split("; ")]
+    states = {state for step in steps for state in step}
+    assert states == set(lab.kernel.STATES[1:12]), "“clients and servers go through all eleven”"
