@@ -268,14 +268,14 @@ def test_the_words_of_the_matrix():
         "“A server that does not serve a bystander”"
     )
     assert VERDICTS["spinning"].startswith("nothing left to do, and yet"), (
-        "“A server that has nothing to do, uses CPU time”"
+        "“A server that has nothing to do and uses CPU time”"
     )
     assert VERDICTS["leaking"].endswith("descriptors or memory stay"), (
         "“A server that keeps a descriptor, or memory”"
     )
     order = list(VERDICTS)
     assert order.index("frozen") < order.index("spinning"), (
-        "“One that spins and serves nobody is called frozen”"
+        "“one that spins and serves nobody is frozen there”"
     )
     _, silent, left = rows("02_request_loop", "two-spin").values()
     assert silent[1] == left[1] == "0 answers", "“from outside that looks the same”"
