@@ -49,8 +49,8 @@ def test_the_second_client(server):
     first.ask()
     second.read_all()
     assert (second.received, second.ended, server.wait()) == (b"", "reset", 0), (
-        "“Then the server ended, and the kernel threw the request away and sent a reset”; "
-        "“Nobody can ever accept it now, and the kernel says so in the only way that TCP has, "
+        "“Then the server ended, and the kernel threw the request away and sent a reset”; “Nobody "
+        "can ever accept its connection now, and the kernel says so in the only way that TCP has, "
         "with a reset”"
     )
 
@@ -78,17 +78,17 @@ def test_one_that_leaves(server):
         share = max(lab.kernel.cpu_share(server.pid) for _ in range(3))
         served = served_beside(talk, server)
     assert share > 0.02 and not served, (
-        "“One that leaves before it has asked freezes it too, and makes it spin: it uses all the "
-        "CPU time it can get, and gets nowhere”; “one that leaves before its request is whole (it "
-        "spins)”; “A client that leaves before its request is whole makes this server spin for "
-        "ever, since `recv` has nothing to give and gives it at once”"
+        "“One that leaves before it has asked freezes the server too, and makes it spin: the "
+        "server uses all the CPU time it can get, and gets nowhere”; “one that leaves before its "
+        "request is whole (it spins)”; “A client that leaves before its request is whole makes "
+        'this server spin for ever, since `recv` returns `b""` at once, every time”'
     )
 
 
 def test_what_ends_it():
     one = {client: word for (client, number), word in lab.matrix.stored().items() if number == "01"}
     assert one["bytes that are not UTF-8"] == "dead", (
-        "“A path that is not UTF-8 ends it”; “or a request that is not UTF-8”"
+        "“A path that is not UTF-8 ends the server”; “or a request that is not UTF-8”"
     )
     assert one["half a request then resets"] == "dead", "“a reset, or a request that is not UTF-8”"
     assert one["says nothing"] == one["connects and closes"] == "frozen", "“This listing breaks on”"
@@ -115,11 +115,11 @@ def test_a_listening_socket():
         "Broken pipe",
     ), (
         '“`recv` fails with ENOTCONN, "Transport endpoint is not connected". Nor is there anybody '
-        'to write to: `send` with EPIPE, "Broken pipe"”'
+        'to write to: `send` fails with EPIPE, "Broken pipe"”'
     )
     assert seen["recv(1)"] == ["recv: ENOTCONN"], (
         "“it carries no data, but has a queue for connections”; “A listening socket has a queue "
-        "and no data”; “There is nothing to read from it”"
+        "and no data”; “There is nothing to read from a listening socket”"
     )
 
 
@@ -142,12 +142,12 @@ def test_where_it_sleeps_and_what_wakes_it(server):
 
 def test_the_handshake():
     seen = rows(PAGE, "one-handshake")
-    assert seen["its other end"] == ["ESTABLISHED", "18 bytes", "no"], (
+    assert seen["the server's end"] == ["ESTABLISHED", "18 bytes", "no"], (
         "“against a program that was not running. The kernel did the whole three-way handshake "
         "itself, because `listen` had told it to. It made the second socket, put it into the "
         "listening socket's accept queue, and took the request in for it”"
     )
-    assert seen["the client's"][0] == "ESTABLISHED", (
+    assert seen["the client's end"][0] == "ESTABLISHED", (
         '“A client that sees "connected" knows that a kernel is up and that some program once '
         'called `listen`, not that the program is still awake”; “"Connected" says nothing about '
         "the program”"
@@ -212,11 +212,11 @@ def test_what_a_send_takes():
         "“To a client that reads, `send` slept until the kernel had the last byte”"
     )
     assert seen["send, to one that leaves"][1] == "send: ECONNRESET", (
-        "“When the client left in the middle it returned what had been taken by then, without an "
-        "exception: that, ECONNRESET, comes from the next call”; “So a program that ignores the "
-        "number that `send` returns works until a client leaves, or until somebody adds a "
-        "`settimeout`”; “`send` may take a part. `sendall` takes all or raises”; “But `send` "
-        "promises only to take some of what it is given”"
+        "“When the client left in the middle, `send` returned what had been taken by then, and "
+        "raised nothing: the exception, ECONNRESET, comes from the next call”; “So a program that "
+        "ignores the number that `send` returns works until a client leaves, or until somebody "
+        "adds a `settimeout`”; “`send` may take a part. `sendall` takes all or raises”; “But "
+        "`send` promises only to take some of what it is given”"
     )
 
 
@@ -226,8 +226,8 @@ def test_with_a_timeout_it_takes_what_the_buffers_hold():
     taken = ours.send(b"x" * 20_000_000)
     lab.until(lambda: lab.kernel.unread(theirs) + lab.kernel.queues_of(ours)[1] == taken)
     assert not os.get_blocking(ours.fileno()) and taken < 20_000_000, (
-        "“With a timeout it took what the buffers of both ends would hold, and came back at once. "
-        "A timeout in Python makes the descriptor non-blocking underneath”"
+        "“With a timeout, `send` took what the buffers of both ends would hold, and came back at "
+        "once. A timeout in Python makes the descriptor non-blocking underneath”"
     )
 
 
@@ -236,8 +236,8 @@ def test_the_kernel_has_it_and_the_client_has_not():
     ours.sendall(b"Hello, world!")
     lab.settled(ours)
     assert lab.kernel.unread(theirs) == 13, (
-        "“And neither means that the client has the answer. The kernel has it”; “either way the "
-        "kernel has it, not the client”"
+        "“And neither of the two means that the client has the answer. The kernel has it”; “either "
+        "way the kernel has it, not the client”"
     )
 
 
@@ -246,7 +246,8 @@ def test_who_holds_the_queue():
     assert seen["one of its two holders"] == ["1 answer", "closed"], (
         "“The queue goes with the last descriptor of the listening socket. So a server can be "
         "replaced without a reset: the old process lets the new one inherit the listening socket, "
-        "and then closes its own”; “The queue is reset with the socket's last descriptor”"
+        "and then closes its own”; “When its last descriptor is closed, the clients in the queue "
+        "are reset”"
     )
     assert seen["its only holder"] == ["0 answers", "reset"], (
         "“A server that just closes and is started anew resets every client in its queue, and a "
@@ -262,14 +263,16 @@ def test_who_comes_in_the_instant_between():
         late.send(lab.REQUEST)
         listener.close()
         late.read_all()
-    assert late.ended == "reset", "“Only who comes in the instant between gets a reset”"
+    assert late.ended == "reset", (
+        "“Only a client that comes between the last `accept` and the `close` gets a reset”"
+    )
 
 
 def test_what_a_close_says():
     seen = rows(PAGE, "one-close")
     assert seen["one of its two descriptors"] == ["nothing"], (
-        "“A close says nothing as long as there is another descriptor, and a socket that is closed "
-        "with bytes unread sends a reset instead”; “As a rule, to close is to send a FIN”"
+        "“A close says nothing as long as the socket has another descriptor, and a socket that is "
+        "closed with bytes unread sends a reset instead”; “As a rule, to close is to send a FIN”"
     )
     assert seen["with bytes unread"] == ["a reset"], "“with bytes unread sends a reset instead”"
 
@@ -278,15 +281,16 @@ def test_both_flags():
     seen = rows(PAGE, "one-warm-measured")
     refused = "EADDRINUSE"
     assert seen["the server closed first"] == [refused, refused, refused, "works"], (
-        "“It takes both flags, on the old socket, which left a connection behind, and on the new "
-        "one. Set it only after you have been bitten, and it won't help you this time”; "
-        "“`SO_REUSEADDR` belongs on every listener from the first day: it counts on both sockets”"
+        "“It has to be set on both sockets, on the old one, which left a connection behind, and on "
+        "the new one. Set it only after you have been bitten, and it won't help you this time”; "
+        "“`SO_REUSEADDR` belongs on every listener from the first day: it works only if the old "
+        "socket had it, too”"
     )
     assert set(seen["the client closed first"] + seen["nobody came"]) == {"works"}, (
         "“In the two rows above them there is nothing in the way to begin with”; “Sometimes. It "
         "depends on who closed first”"
     )
-    assert set(seen["it still listens"]) == {refused}, (
+    assert set(seen["the old one listens"]) == {refused}, (
         "“a port on which somebody listens is never given away”"
     )
     assert rows(PAGE, "one-everywhere")["0.0.0.0, then 127.0.0.1"] == ["in use", "free"], (
@@ -306,18 +310,19 @@ def test_a_body_that_is_left_unread(server):
 def test_how_many_claims_there_are():
     mine = [claim for claim in lab.claims().values() if claim.chapter == PAGE]
     count = Counter(claim.verdict for claim in mine)
-    assert len(mine) == 19, "“Its preface and its first example make nineteen claims”"
+    assert len(mine) == 19, "“The article's preface and its first example make nineteen claims”"
     assert (count["wrong"], count["caveat"]) == (2, 8), (
-        "“Two are wrong. Eight hold with a caveat, and these three of them”"
+        "“Two are wrong. Eight hold with a caveat, and three of those”"
     )
     assert all(lab.claims()[number].place == "introduction" for number in (1, 2)), (
-        "“What its introduction says of Python is quickly tried”"
+        "“What the article's introduction says of Python is quickly tried”"
     )
 
 
 def test_the_next_server_can_be_stopped_without_a_byte():
     assert lab.matrix.stored()["says nothing", "02"] == "frozen", (
-        "“It also gives one client the power to stop it for all the others, without a byte sent”"
+        "“The loop also gives one client the power to stop the server for all the others, without "
+        "sending a byte”"
     )
 
 

@@ -42,7 +42,7 @@ def test_chapter_1():
         "listening one”"
     )
     seen = rows("01_one_request", "one-handshake")
-    assert seen["its other end"] == ["ESTABLISHED", "18 bytes", "no"], (
+    assert seen["the server's end"] == ["ESTABLISHED", "18 bytes", "no"], (
         "claim 12, caveat: “The new socket has been there since the handshake, and may have data "
         "in it. accept takes it out of a queue”"
     )

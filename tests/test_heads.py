@@ -8,15 +8,21 @@ from conftest import BOOK, printed
 from lab import notebooks
 
 HEADS = {
-    ("01_one_request", "one-handshake"): "socket | state | holds | the server has a descriptor",
+    (
+        "01_one_request",
+        "one-handshake",
+    ): "socket | state | what waits in it | the server has a descriptor",
     ("01_one_request", "one-whole"): "the client sends | and gets | the server dies of",
-    ("01_one_request", "one-send-all"): "one call | takes | the next one",
+    ("01_one_request", "one-send-all"): "20 MB in one call | takes | the next call of send",
     (
         "01_one_request",
         "one-queue",
-    ): "the listener is closed by | who is in its queue gets | and then",
-    ("01_one_request", "one-warm-measured"): "before | no flag | on the new | on the old | on both",
-    ("01_one_request", "one-everywhere"): "two sockets bind | no flag | both flags",
+    ): "the listener is closed by | the client in its queue gets | its connection is",
+    (
+        "01_one_request",
+        "one-warm-measured",
+    ): "before | option on neither | on the new socket | on the old one | on both",
+    ("01_one_request", "one-everywhere"): "two sockets bind | without the option | with it on both",
     (
         "02_request_loop",
         "two-sockets",
@@ -70,9 +76,9 @@ HEADS = {
     ("05_edge_triggered", "five-swallowed"): "ten clients reset, after | chapter 4 | this chapter",
     ("05_edge_triggered", "five-cpu"): "CPU time of a visit | one at a time | forty at once",
     ("06_one_shot", "six-hands"): "calls for five clients | by the loop | by the workers",
-    ("06_one_shot", "six-disarmed-table"): "what happens | poll | on the list",
-    ("06_one_shot", "six-herd"): "of four threads in poll | woken by a byte | by another",
-    ("06_one_shot", "six-stop"): "the handler | SIGTERM to the loop's thread | to the other",
+    ("06_one_shot", "six-disarmed-table"): "what happens | poll reports | events on the list",
+    ("06_one_shot", "six-herd"): "of four threads in poll | one byte wakes | another byte wakes",
+    ("06_one_shot", "six-stop"): "the handler | SIGTERM to the loop's thread | to the other thread",
     ("07_backlog", "seven-number"): "the program says | are let in | stay outside",
     ("07_backlog", "seven-heard-of"): "of a client | in the queue | one too many",
     ("07_backlog", "seven-ab"): "the queue | in 0.8 s | the slowest | not let in | their wait",

@@ -29,7 +29,7 @@ def test_whom_the_servers_of_chapters_1_and_2_do_not_survive():
     seen = rows("01_one_request", "one-everywhere")
     assert seen["0.0.0.0, then ::1"] == ["free", "free"], (
         "01_one_request: “0.0.0.0 stands for all of the machine's IPv4 addresses, and for none of "
-        "IPv6”"
+        "its IPv6 addresses”"
     )
     seen = rows("01_one_request", "one-send-all")
     assert seen["send, to one that leaves"][1] == "send: ECONNRESET", (
@@ -41,8 +41,8 @@ def test_chapter_6_says_in_its_docstring_what_arming_is_for():
     text = code("06_one_shot")
     arm = text[text.index("def arm(") :][:300]
     assert "ONE_SHOT" in arm, (
-        "06_one_shot: “The kernel reports it no more until the worker arms it again, so it is in "
-        "one pair of hands at a time”; 06_one_shot: “One socket, one pair of hands”"
+        "06_one_shot: “The kernel does not report that socket again until the worker arms it, so "
+        "one thread has it at a time”; 06_one_shot: “One socket, one pair of hands”"
     )
 
 
@@ -126,8 +126,8 @@ def test_what_an_edge_leaves_over():
 def test_which_of_them_has_it_right():
     seen = rows("06_one_shot", "six-disarmed-table")
     assert seen["bytes come"][1] == "ONESHOT", (
-        "06_one_shot: “The translation has it right, by luck or by knowledge. The socket stays, "
-        "and its events go: it is disarmed”"
+        "06_one_shot: “The translation is right. The socket stays on the list, and its events "
+        "go: it is disarmed”"
     )
 
 
