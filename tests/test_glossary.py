@@ -263,6 +263,39 @@ def test_how_often_something_is_reported():
     assert said == "IN|OUT", "“Several events in one number, such as `IN|OUT`”"
 
 
+def test_what_is_watched_and_what_is_ready():
+    ours, theirs = lab.pair()
+    other, silent = lab.pair()
+    with ours, theirs, other, silent, select.epoll() as epoll:
+        for sock in (ours, other):
+            epoll.register(sock, select.EPOLLIN)
+        assert lab.entries(epoll) == 2, "“an entry for each registered socket, with its mask”"
+        theirs.send(b"one request, and another")
+        lab.settled(theirs)
+        assert epoll.poll(0) == [(ours.fileno(), select.EPOLLIN)], (
+            "“Those entries for which something has happened”"
+        )
+        assert lab.kernel.unread(ours) == 24, (
+            "“That is all that epoll reports: the data is still in the kernel”; "
+            "“Here the kernel keeps what has come until `recv` takes it”"
+        )
+        assert len(ours.recv(100)) == 24, "“One `recv` may then return several requests”"
+        assert lab.kernel.unread(ours) == 0
+
+
+def test_a_listener_carries_no_data(door):
+    assert lab.tried(door(1).recv, 1) == "recv: ENOTCONN", (
+        "“A listening socket. It carries no data”"
+    )
+
+
+def test_one_client_may_get_all_the_turns():
+    beside = rows("05_edge_triggered", "five-fast")["asks beside the fast one"]
+    assert beside == ["is answered", "waits"], (
+        "“One client gets all the turns, and the others none”"
+    )
+
+
 def test_the_words_of_the_matrix():
     assert VERDICTS["frozen"].startswith("a bystander was not served"), (
         "“A server that does not serve a bystander”"
@@ -358,3 +391,13 @@ def test_the_diagram_shows_the_eleven_states():
     steps = [step.partition(": ")[0].split(" to ") for step in picture.split("; ")]
     states = {state for step in steps for state in step}
     assert states == set(lab.kernel.STATES[1:12]), "“clients and servers go through all eleven”"
+
+
+def test_each_word_is_used_in_the_book():
+    pages = [
+        path.read_text(encoding="utf-8") for path in notebooks.notebooks() if path.stem != PAGE
+    ]
+    said = re.sub(r"(?:\\n|\W)+", " ", " ".join(pages)).lower()
+    for term in TERMS:
+        for words in term.lower().split(" and "):
+            assert re.search(rf"\b{re.sub(r'[^a-z0-9_]+', ' ', words)}", said), term
