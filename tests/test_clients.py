@@ -353,6 +353,17 @@ def test_nothing_reaches_one_that_has_vanished():
         clients.reset(theirs)  # else our kernel would send it again for a quarter of an hour
 
 
+def test_one_that_reappears_hears_what_is_sent_again():
+    ours, theirs = clients.pair()
+    with ours, theirs:
+        clients.vanish(theirs)
+        ours.send(b"hello")
+        assert lab.kernel.unread(theirs) == 0
+        clients.reappear(theirs)
+        theirs.settimeout(10)
+        assert theirs.recv(10) == b"hello"
+
+
 def test_an_outcome_is_what_came_back_or_the_errors_name():
     ours, theirs = clients.pair()
     with ours, theirs:

@@ -190,7 +190,7 @@ def test_an_answer_makes_a_connection_interactive():
             return ours.getsockopt(TCP, socket.TCP_QUICKACK)
 
         found = lab.until(lambda: answers() == 0, what="a connection to become interactive")
-    assert found, "“`getsockopt(TCP_QUICKACK)` is 0; in the kernel's sources”"
+    assert found, "“and `getsockopt(TCP_QUICKACK)` is 0”"
 
 
 def test_a_number_is_given_out_again():
@@ -273,10 +273,10 @@ def test_what_is_watched_and_what_is_ready():
         theirs.send(b"one request, and another")
         lab.settled(theirs)
         assert epoll.poll(0) == [(ours.fileno(), select.EPOLLIN)], (
-            "“Those entries for which something has happened”"
+            "“Those entries of the interest list for which something has happened”"
         )
         assert lab.kernel.unread(ours) == 24, (
-            "“That is all that epoll reports: the data is still in the kernel”; "
+            "“This is all that epoll reports: the data is still in the kernel”; "
             "“Here the kernel keeps what has come until `recv` takes it”"
         )
         assert len(ours.recv(100)) == 24, "“One `recv` may then return several requests”"
