@@ -3,7 +3,11 @@
 import errno
 import os
 import re
+import socket
 
+import pytest
+
+import lab
 from conftest import BOOK, rows
 from lab import notebooks
 
@@ -24,6 +28,45 @@ def test_each_line_leads_to_a_section_that_has_it_word_for_word():
     assert list(ANCHORS) == SAID and len(SAID) == 21
     for line, anchor in ANCHORS.items():
         assert line in section(anchor) or line.partition(": ")[2] in section(anchor), line
+
+
+def copied(name):
+    """Return what a cell of the page defines, for one who has copied it and nothing else."""
+    (cell,) = (cell for cell in CELLS if cell["id"] == name)
+    names = {}
+    exec("".join(cell["source"]), names)
+    return names
+
+
+def test_what_is_there_to_be_copied_needs_nothing_else():
+    connect = copied("ask-connect")["connect"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        with connect(address, 5) as client, listener.accept()[0] as server:
+            talk = copied("ask-exactly")
+            client.setblocking(True)
+            for body in (b"hello", b"", bytes(100_000)):
+                talk["send_message"](server, body)
+                assert talk["receive_message"](client) == body
+            talk["send_message"](server, bytes(11))
+            with pytest.raises(ValueError, match="a message of 11 bytes"):
+                talk["receive_message"](client, most=10)
+            server.shutdown(socket.SHUT_WR)
+            assert talk["receive_exactly"](client, 11) == bytes(11)
+            with pytest.raises(EOFError, match="after 0 of 4 bytes"):
+                talk["receive_message"](client)
+    with pytest.raises(ConnectionRefusedError, match=r"\[Errno 111\] Connection refused"):
+        connect(address, 5)
+
+
+def test_a_connect_that_fails_leaves_no_descriptor(door):
+    connect = copied("ask-connect")["connect"]
+    full = door(0)
+    with socket.create_connection(full.getsockname()):
+        before = lab.kernel.descriptors(os.getpid())
+        with pytest.raises(TimeoutError):
+            connect(full.getsockname(), 0.01)
+        assert lab.kernel.descriptors(os.getpid()) == before
 
 
 def test_the_headings_are_what_python_says():
@@ -71,7 +114,7 @@ def test_the_headings_are_what_python_says():
         "“BlockingIOError: [Errno 115] Operation now in progress: a connect with a deadline”; "
         "“A connect that doesn't block says [Errno 115]”"
     )
-    assert "TimeoutError: timed out" in SAID, "“when it is late it raises TimeoutError: timed out”"
+    assert "TimeoutError: timed out" in SAID, "“it raises TimeoutError: timed out when”"
     assert "TimeoutError: [Errno 110] Connection timed out" in SAID, (
         "“or the kernel does: TimeoutError: [Errno 110] Connection timed out”"
     )
@@ -106,5 +149,5 @@ def test_epoll_reports_out_of_a_connection_that_was_refused():
 def test_after_a_one_shot_event_a_socket_is_modified():
     seen = rows("06_one_shot", "six-disarmed-table")
     assert "register: EEXIST" in seen and "modified: armed again" in seen, (
-        "“so, too, after EPOLLONESHOT”"
+        "“also after EPOLLONESHOT”"
     )
