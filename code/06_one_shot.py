@@ -1,13 +1,13 @@
 """One loop for the sockets, four threads for the database, and one-shot
 between them.
 
-The loop hands a socket that is ready to a worker. The kernel reports it
-no more until the worker arms it again, so it is in one pair of hands at
-a time. An error of one client (a reset, a request that is not UTF-8, a
-closed console, one that asks and leaves) costs a worker: after four of
-them the server takes connections and answers none. A client that leaves
-before its request is whole makes it spin; more clients than it may have
-descriptors end it.
+The loop hands a socket that is ready to a worker. The kernel does not
+report that socket again until the worker arms it, so one thread has it
+at a time. An error ends the worker that meets it: a reset, a client
+that asks and leaves, a request that is not UTF-8, a closed console.
+After four of them the server takes connections and answers none. A
+client that leaves before its request is whole makes the server spin;
+more clients than it may have descriptors end it.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def fill(path):
 
 
 def serve(listener):
-    clients = {}  # by descriptor; the loop's alone
+    clients = {}  # by descriptor; only the loop touches it
     ready = queue.SimpleQueue()  # what to do, and for which client
 
     def admit():
@@ -65,7 +65,7 @@ def serve(listener):
 
     def arm(client, events):
         epoll.modify(client.connection, events | ONE_SHOT)
-        # From here on it may be in another worker's hands.
+        # From here on another worker may have this client.
 
     def read(client, database):
         client.request += client.connection.recv(1024)
@@ -117,7 +117,7 @@ def serve(listener):
                         ready.put((write, clients[fd]))
                     else:
                         forget(fd)
-        finally:  # what is in hand is finished, before epoll and the file are gone
+        finally:  # each worker ends its task, before epoll and the file are gone
             for _ in workers:
                 ready.put(None)
             for worker in workers:
