@@ -26,10 +26,19 @@ HEADS = {
     (
         "02_request_loop",
         "two-sockets",
-    ): "a socket at the server's port | state | holds | the server has it",
-    ("02_request_loop", "two-blocking"): "what happens | the call slept in | and returns",
-    ("02_request_loop", "two-spin"): "the client | the server uses of a core | the next one gets",
-    ("02_request_loop", "two-finally"): "signal | finally | exit status | a shell's $? | our main",
+    ): "socket at the server's port | state | what waits in it | the server has a descriptor",
+    (
+        "02_request_loop",
+        "two-blocking",
+    ): "what happens | the thread slept in | and the call returns",
+    (
+        "02_request_loop",
+        "two-spin",
+    ): "what the client does | the server uses of a core | the next client gets",
+    (
+        "02_request_loop",
+        "two-finally",
+    ): "signal | finally block | exit status | a shell's $? | status with our main",
     ("03_thread_per_client", "three-run"): "on whose socket | sleeps which thread | in",
     (
         "03_thread_per_client",
