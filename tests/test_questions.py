@@ -15,7 +15,8 @@ PAGE = "questions"
 SAID = [line for line in rows(PAGE, "ask-table") if ": " in line]
 CELLS = list(notebooks.cells(BOOK / f"{PAGE}.ipynb"))
 TABLE = next("".join(cell["source"]) for cell in CELLS if cell["id"] == "ask-table")
-ANCHORS = dict(re.findall(r'"(.+?)": \(".+?", "([\w-]+)"\)', TABLE))
+ROWS = re.findall(r'"(.+?)": \("(.+?)", "([\w-]+)"\)', TABLE)
+ANCHORS = {line: anchor for line, _, anchor in ROWS}
 
 
 def section(anchor):
@@ -28,6 +29,24 @@ def test_each_line_leads_to_a_section_that_has_it_word_for_word():
     assert list(ANCHORS) == SAID and len(SAID) == 21
     for line, anchor in ANCHORS.items():
         assert line in section(anchor) or line.partition(": ")[2] in section(anchor), line
+
+
+def test_lines_that_lead_to_the_same_section_are_told_apart():
+    means = {line.partition("] ")[2] or line: what for line, what, _ in ROWS}
+    assert (means["File exists"], means["No such file or directory"]) == (
+        "registered already",
+        "not registered",
+    )
+    assert means["Operation not permitted"] == "epoll and a file"
+    assert (means["Address already in use"], means["Cannot assign requested address"]) == (
+        "the port is taken",
+        "not your address",
+    )
+    assert means["Operation now in progress"] == "not yet connected"
+    assert (means["TimeoutError: timed out"], means["Connection timed out"]) == (
+        "your deadline has passed",
+        "the kernel gave up",
+    )
 
 
 def copied(name):
