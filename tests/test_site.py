@@ -283,6 +283,11 @@ def test_what_is_the_same_in_every_listing_is_folded_from_chapter_2_on(pages):
             assert "def serve(" not in each and "class " not in each, name
 
 
+def test_the_loop_to_copy_is_shown_whole_on_a_phone_too(pages):
+    whole = re.findall(r'<div class="[^"]*lab-server[^"]*">', pages["book/smallest_loop.html"])
+    assert len(whole) == 1
+
+
 # In Chromium.
 
 
@@ -318,7 +323,7 @@ def test_the_text_beside_the_matrix_is_as_narrow_as_elsewhere(seen):
 def test_the_chapters_above_the_matrix_are_large_enough_for_a_finger(seen):
     for fact in seen:
         lefts = [each["left"] for each in fact["targets"]]
-        assert len(lefts) == (12 if fact["page"] == MATRIX else 0), where(fact)
+        assert len(lefts) == (13 if fact["page"] == MATRIX else 0), where(fact)
         for each in fact["targets"]:
             assert each["width"] >= 24 and each["height"] >= 24, (where(fact), each)
         steps = [after - before for before, after in itertools.pairwise(lefts)]

@@ -35,11 +35,12 @@ def name_findings(app, doctree):
 SERVER = re.compile(
     r"%%writefile run/(?!01)\d\d_\w+\.py\n.*?\n\n\n(?=def main\(\):\n.*\ndef complain\()", re.DOTALL
 )
+SMALLEST = "%%writefile run/smallest_loop.py\n"  # the one to copy: whole on a phone as well
 FOLD = '<details class="lab-same"><summary>main, stop, complain: as in every chapter</summary>'
 
 
 def fold_the_same(app, doctree):
-    """Fold what is the same at the end of every chapter's server, and name its listing's kind."""
+    """Fold what is the same at the end of every chapter's server, and name the listings' kind."""
     for listing in list(doctree.findall(nodes.literal_block)):
         text = listing.astext()
         if found := SERVER.match(text):
@@ -50,6 +51,8 @@ def fold_the_same(app, doctree):
             listing.parent["classes"].append("lab-server")
             fold, close = (nodes.raw("", html, format="html") for html in (FOLD, "</details>"))
             listing.parent.replace(listing, [ends[0], fold, ends[1], close])
+        elif text.startswith(SMALLEST):
+            listing.parent["classes"].append("lab-server")
 
 
 def lead_to_pages(app, doctree, docname):

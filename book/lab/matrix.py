@@ -86,6 +86,7 @@ COLUMNS = [
     Column("08_cork", "../code/08_cork.py"),
     Column("09_nodelay", "../code/09_nodelay.py"),
     Column("10_peers_that_close", "../code/10_peers_that_close.py"),
+    Column("smallest_loop", "smallest_loop.py", "loop"),
     # Chapters 4 and 5 with the lines that the translator's note puts into their reading.
     Column("10_peers_that_close", "10_rewrite_level.py", "04′"),
     Column("10_peers_that_close", "10_rewrite_edge.py", "05′"),
