@@ -1,10 +1,10 @@
 """A blocking server with a thread for each client.
 
-A silent client keeps its own thread waiting, and nobody else. It
-does not survive more clients than it may have descriptors or
-threads. One that leaves before its request is whole leaves a
-thread behind that spins; one whose request is not UTF-8 gets no
-answer, nor does anybody once the console is closed.
+A silent client keeps its own thread waiting, and nobody else. The
+server does not survive more clients than it may have descriptors
+or threads. A client that leaves before its request is whole leaves
+a thread behind that spins; one whose request is not UTF-8 gets no
+answer, and once the console is closed nobody gets one.
 """
 
 import signal

@@ -35,7 +35,7 @@ def constants(name):
 def test_its_queue():
     queues = [constants(name).BACKLOG for name in ("02_request_loop", PAGE)]
     assert queues == [1, 128], (
-        "“The queue has grown from 1 to 128, as this server is to meet many at once”"
+        "“The queue has grown from 1 to 128, as this server is to meet many clients at once”"
     )
 
 
@@ -46,8 +46,8 @@ def test_who_sleeps_where():
         "now `talk`, which runs in a thread for each client”"
     )
     assert seen["the second client's"] == ["another", "recvfrom"], (
-        "“Here, too, somebody sleeps in `recv` on the silent client's socket, but it is nobody "
-        "whom the others need”; “This server gives each client a thread of its own”"
+        "“Here, too, a thread sleeps in `recv` on the silent client's socket, but it is one that "
+        "the other clients don't need”; “This server gives each client a thread of its own”"
     )
     seen = rows(PAGE, "three-accept")
     assert [cells[0] for label, cells in seen.items() if label.startswith("the ")] == ["1"] * 3, (
@@ -68,7 +68,7 @@ def test_the_same_silence_in_chapter_2():
 
 def test_socketserver():
     assert issubclass(http.server.ThreadingHTTPServer, socketserver.ThreadingMixIn), (
-        "“with a thread for each client or a process, and `python -m http.server` runs on it”"
+        "“with a thread or a process for each client, and `python -m http.server` runs on it”"
     )
     seen = rows(PAGE, "three-stdlib")
     assert seen["ThreadingTCPServer"] == ["4", "1"], "“Our `talk` fits in as it is”"
@@ -81,7 +81,8 @@ def test_a_thread_that_waits():
         seen["shut down while a thread is in recv"],
     )
     assert found == (["recv: b'hello'"], ["recv: b''"]), (
-        "“Closing its socket in another thread wakes nobody; `shutdown` does: chapter 4 tries both”"
+        "“Closing its socket in another thread does not wake it, `shutdown` does: chapter 4 tries "
+        "both”"
     )
 
 
@@ -111,15 +112,15 @@ def test_what_takes_address_space(monkeypatch):
 
 def test_a_thousand():
     seen = rows(PAGE, "three-crowd")
-    assert seen["memory, each"][0].startswith("≈ ") and seen["memory, each"][0].endswith("kB"), (
-        "“Nearly all of both is never touched, and so takes no memory”"
-    )
-    assert seen["memory, each"][1].endswith("bytes"), (
+    assert seen["memory, per client"][0].startswith("≈ ") and seen["memory, per client"][
+        0
+    ].endswith("kB"), "“Nearly all of this address space is never touched, and so takes no memory”"
+    assert seen["memory, per client"][1].endswith("bytes"), (
         "“So a sleeping thread costs many times what a registered socket does”"
     )
-    assert seen["CPU time while they are silent"] == ["0%", "0%"], (
-        "claim 32, caveat: “A thread asleep costs a few pages and no CPU time”; “Asleep it costs a "
-        "few pages; starting it takes about as much CPU time as the request”"
+    assert seen["CPU time while all are silent"] == ["0%", "0%"], (
+        "claim 32, caveat: “A thread asleep costs a few pages and no CPU time”; “Asleep, a thread "
+        "costs a few pages of memory; starting one takes about as much CPU time as the request”"
     )
     assert seen["threads"] == ["1001", "1"], "“to the next chapter's, which has one thread”"
 
@@ -140,7 +141,7 @@ def test_the_start_of_a_thread_is_what_costs():
 def test_two_that_compute_have_one_cpu():
     together = lab.cost.cpus_used(2, lambda: sum(range(20_000)))
     assert together < 1.25, (
-        "“Threads also cost where they compute”; “Two that compute, or four, have one CPU "
+        "“Threads also cost where they compute”; “Two threads that compute, or four, have one CPU "
         "between them”"
     )
 
@@ -150,7 +151,7 @@ def test_its_threads_share_the_console():
     names = {*module.talk.__code__.co_names, *module.is_whole.__code__.co_names}
     shared = {name for name in names if hasattr(module, name)}
     assert shared == {"is_whole", "ANSWER"} and "print" in names, (
-        "“this server gets away with it because its threads share nothing but the console”"
+        "“this server gets away without locks because its threads share nothing but the console”"
     )
 
 
@@ -162,14 +163,14 @@ def test_who_keeps_the_list():
         epoll.register(ours, select.EPOLLIN)
         theirs.send(b"hello")
         assert lab.names(epoll.poll()) == "IN", (
-            "“when something happens to a socket on it, the kernel notes it there and then in "
-            "another one, the ready list”"
+            "“when something happens to a socket on it, the kernel notes that socket there and "
+            "then on a second list, the ready list”"
         )
         ours.recv(100)
         assert lab.names(epoll.poll(0)) == "nothing", (
             "“Each entry is checked once more as it is handed out”"
         )
-        assert lab.entries(epoll) == 1, "“it stays in the kernel, as the interest list”"
+        assert lab.entries(epoll) == 1, "“the list stays in the kernel, as the interest list”"
 
 
 def test_the_pictures_of_the_three_calls():
@@ -186,11 +187,11 @@ def test_the_pictures_of_the_three_calls():
 
 def test_poll_in_c_and_in_python():
     seen = rows(PAGE, "three-select-limit")
-    assert seen["the same, by poll in C"] == ["1, and 2 entries to look at"], (
+    assert seen["poll in C, the same two"] == ["1, and 2 entries to look at"], (
         "“That the program has to look at every socket itself, as the article holds against "
-        "`select`, is so in C, and of `poll` as well. In Python both return what is ready”"
+        "`select`, is true in C, and of `poll` as well. In Python both calls return what is ready”"
     )
-    assert seen["one socket, number 1024, by select"][0].startswith("select: ValueError"), (
+    assert seen["select, one socket with number 1024"][0].startswith("select: ValueError"), (
         "“A server with one socket and a thousand open files gets the same error”"
     )
 
@@ -208,7 +209,7 @@ def test_several_loops():
     )
     seen = rows(PAGE, "three-stuck")
     assert set(seen) >= {"one listener", "EPOLLEXCLUSIVE", "SO_REUSEPORT"}, (
-        "“On one listener the others do its work”; “But what if one of the workers is stuck”"
+        "“On one listener the other three do its work”; “But what if one of the workers is stuck”"
     )
 
 
@@ -219,14 +220,14 @@ def test_readiness():
         "it”; “Non-blocking sockets report readiness, not completion”"
     )
     assert seen["and are fetched"][2] == "recv: EAGAIN", (
-        "“what can't be done at once fails at once”"
+        "“a call that can't be done at once fails at once”"
     )
 
 
 def test_connecting():
     seen = rows(PAGE, "three-connect")
     assert seen["somebody listens"] == ["connect: EINPROGRESS", "OUT", "0"], (
-        '“it means "I have begun", even where all is over when it is returned”'
+        '“the word means "I have begun", even where all is over when `connect` returns”'
     )
     assert seen["the queue is full"][1:] == ["nothing", "0"], (
         "“As long as epoll reports nothing, the connection is neither made nor refused”"
@@ -236,8 +237,8 @@ def test_connecting():
 def test_what_one_thread_cannot_wait_for():
     seen = rows(PAGE, "three-cannot-wait")
     assert seen["a file on disk"] == ["register: EPERM"], (
-        "“there is nothing to watch, and epoll refuses”; “Files, name look-ups and computing can't "
-        "be waited for”"
+        "“there is nothing to watch, and epoll refuses”; “epoll can't wait for files, name "
+        "look-ups or computing”"
     )
     assert seen["a name, in asyncio"] == ["1 thread started"], (
         "“A name look-up in asyncio starts a thread that waits in its place”"
@@ -263,7 +264,8 @@ def test_asyncios_pool_is_for_look_ups_and_for_what_one_hands_to_it():
 
     name, names = asyncio.run(in_the_pool())
     assert name.startswith("asyncio_") and name in names, (
-        "“its pool of threads is for such look-ups, and for what one hands to `run_in_executor`”"
+        "“asyncio's pool of threads is for such look-ups, and for what one hands to "
+        "`run_in_executor`”"
     )
 
 
@@ -274,26 +276,26 @@ def test_what_is_left_to_break():
     frozen = [client for client, word in before.items() if word == "frozen"]
     served = [client for client in frozen if mine[client] == "ok"]
     assert len(served) > len(frozen) / 2 and mine["whole request then resets"] == "ok", (
-        "“most of what was frozen is served, and what killed that server kills one thread of this "
-        "one”; “A thread for each client serves everybody at once”"
+        "“Most of the clients that froze chapter 2's server are served here, and what killed that "
+        "server kills one thread of this one”; “A thread for each client serves everybody at once”"
     )
     assert mine["connects and closes"] == "spinning", (
-        "“a client that leaves before it has asked leaves a thread behind that spins for "
-        "ever”; “One "
-        "that leaves before its request is whole leaves a thread behind that spins”; “A client "
-        "that leaves early leaves a thread that adds nothing to nothing”"
+        "“a client that leaves before it has asked leaves a thread behind that spins for ever”; “A "
+        "client that leaves before its request is whole leaves a thread behind that spins”; “A "
+        'client that leaves early leaves a thread that receives `b""` for ever”'
     )
     assert mine["bytes that are not UTF-8"] == "wrong", (
         "“one whose request is not UTF-8 gets no answer”; “A thread that dies of a request that is "
         "not UTF-8 takes its client's answer with it”"
     )
     assert mine["more clients than descriptors"] == "dead", (
-        "“What it can't stand is more clients than it may have descriptors”; “When descriptors run "
-        "out it is `accept` that fails, in the main thread, and that is the end”"
+        "“The server does not survive more clients than it may have descriptors”; “When "
+        "descriptors run out it is `accept` that fails, in the main thread, and that ends the "
+        "server”"
     )
     assert mine["its console closed"] == "frozen", (
-        "“nor does anybody once the console is closed”; “when the console is closed, every thread "
-        "dies of its `print`, and nobody is answered any more”"
+        "“and once the console is closed nobody gets one”; “when the console is closed, every "
+        "thread dies of its `print`, and nobody is answered any more”"
     )
     assert mine["says nothing"] == "ok", (
         "“A silent client keeps its own thread waiting, and nobody else”"
@@ -311,7 +313,7 @@ def test_more_clients_than_threads():
                 clients.append(lab.connect(server))
         server.wait()
         assert "can't start new thread" in server.last_words(), (
-            "“It does not survive more clients than it may have descriptors or threads”"
+            "“The server does not survive more clients than it may have descriptors or threads”"
         )
         for client in clients:
             client.close()
@@ -324,7 +326,8 @@ def test_who_waits_in_the_queue_costs_no_descriptor():
             waiting = [lab.connect(server, f"client {number}") for number in range(3)]
             assert lab.kernel.accept_queue(server.address)[0] == 3
             assert server.descriptors() == before, (
-                "“the crowd waits in the kernel's queue, where waiting costs nobody a descriptor”"
+                "“the other clients wait in the kernel's queue, where they cost the server no "
+                "descriptor”"
             )
         for client in waiting:
             client.close()

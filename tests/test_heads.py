@@ -39,7 +39,7 @@ HEADS = {
         "02_request_loop",
         "two-finally",
     ): "signal | finally block | exit status | a shell's $? | status with our main",
-    ("03_thread_per_client", "three-run"): "on whose socket | sleeps which thread | in",
+    ("03_thread_per_client", "three-run"): "socket | the thread asleep on it | in the call",
     (
         "03_thread_per_client",
         "three-accept",
@@ -52,16 +52,19 @@ HEADS = {
     (
         "03_thread_per_client",
         "three-herd",
-    ): "four workers, 30 clients in turn | woken by each | the busiest has answered",
+    ): "four workers, 30 clients | each client wakes | the busiest has answered",
     (
         "03_thread_per_client",
         "three-stuck",
-    ): "40 clients, one of four workers stopped | are answered | wait for it",
+    ): "40 clients, one of four workers stopped | answered | waiting for that one",
     (
         "03_thread_per_client",
         "three-readiness",
     ): "what happens | epoll reports | in the kernel | recv",
-    ("03_thread_per_client", "three-connect"): "at the other end | says | epoll reports | SO_ERROR",
+    (
+        "03_thread_per_client",
+        "three-connect",
+    ): "at the other end | connect says | epoll reports | SO_ERROR",
     ("04_level_triggered", "four-level"): "what happens | poll | recv",
     (
         "04_level_triggered",
@@ -89,9 +92,15 @@ HEADS = {
     ("06_one_shot", "six-herd"): "of four threads in poll | one byte wakes | another byte wakes",
     ("06_one_shot", "six-stop"): "the handler | SIGTERM to the loop's thread | to the other thread",
     ("07_backlog", "seven-number"): "the program says | are let in | stay outside",
-    ("07_backlog", "seven-heard-of"): "of a client | in the queue | one too many",
-    ("07_backlog", "seven-ab"): "the queue | in 0.8 s | the slowest | not let in | their wait",
-    ("07_backlog", "seven-drained"): "at SIGTERM the server | answered | reset",
+    (
+        "07_backlog",
+        "seven-heard-of",
+    ): "two clients of a stopped server | in the queue | one too many",
+    (
+        "07_backlog",
+        "seven-ab",
+    ): "the queue | in 0.8 s | the slowest answer | still outside | these wait",
+    ("07_backlog", "seven-drained"): "at SIGTERM the server | clients answered | clients reset",
     ("08_cork", "eight-when"): "the way | system calls | segments | the first arrives after",
     ("08_cork", "eight-run"): "four requests at once | answers | sends | setsockopts | segments",
     ("08_cork", "eight-example-5"): "one small answer | segments | calls on the client's socket",
