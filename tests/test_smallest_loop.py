@@ -53,7 +53,7 @@ def test_no_client_of_the_matrix_does_it_harm():
     harmed = {client: word for client, word in words.items() if word != "ok"}
     assert harmed == {"never reads a long answer": "n/a"}, (
         "“that no client of the survival matrix freezes, kills or makes spin: `Client` and `serve` "
-        "in this file”; “as it is, the loop is `ok` with all of them”; “In the matrix, *says "
+        "in this file”; “As it is, the loop is `ok` with all of them”; “In the matrix, *says "
         "nothing* and *a header without end* are `ok`, as nobody else suffers”"
     )
 
@@ -90,7 +90,8 @@ def test_each_line_is_changed_or_taken_out_but_those_that_hold_it_together():
     end = LISTING.count("\n", 0, END)
     left = [lines[n] for n in range(begin, end) if lines[n].strip() and n not in touched]
     assert {line.strip() for line in left} == STRUCTURE, (
-        "“Further down every line is changed or taken out, and the client who needs it comes by”"
+        "“Further down every line that does something is changed or taken out, and the client who "
+        "needs it comes by”"
     )
 
 
