@@ -4,11 +4,11 @@
 
 The kernel lets in BACKLOG + 1 clients, 1 + 1 unless told otherwise,
 before the server has accepted one, and never more than
-net.core.somaxconn + 1. The next is let in after a second or more.
+net.core.somaxconn + 1. The next client gets in after a second or more.
 What the server does not survive is the same at any length: a client
 that asks and leaves, a reset, a request that is not UTF-8, more
 clients than it may have descriptors, a closed console. One that
-leaves before its request is whole makes it spin.
+leaves before its request is whole makes the server spin.
 """
 
 import select
@@ -74,7 +74,7 @@ def serve(listener):
 
 
 def take_backlog():
-    """The second argument, or 1. It is taken away: main looks for the port alone."""
+    """Take the second argument, or 1, off the command line: main wants the port alone."""
     if len(sys.argv) < 3:
         return 1
     length = sys.argv.pop(2)

@@ -3,12 +3,12 @@ keeps together.
 
 A client of HTTP/1.1 may send several requests at once, and keeps its
 connection. The socket is corked before the first piece that it is to
-get, and the cork is pulled after the last. As connections last, their
-end is seen: a client may leave before it asks and when it has read its
-answers. The server does not survive one that asks and leaves, a reset,
+get, and the cork is pulled after the last. As connections last, it
+sees their end: a client may leave before it asks and when it has read
+its answers. The server does not survive one that asks and leaves, a reset,
 a request that is not UTF-8, more clients than it may have descriptors,
 or a closed console. It takes a body for the next request, and answers
-HEAD with one; whoever sends on after the last request may lose answers.
+HEAD with a body; who sends on after the last request may lose answers.
 What a client has sent is kept until its descriptor's number is used
 again.
 """
@@ -36,7 +36,7 @@ def is_whole(request):
 
 
 def is_last(request):
-    """Does the client expect us to close? HTTP/1.0 does, and whoever says so."""
+    """Does the client expect us to close? HTTP/1.0 does, and who says close."""
     return not KEPT.match(request) or bool(CLOSE.search(request))
 
 

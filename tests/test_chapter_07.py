@@ -38,22 +38,22 @@ def functions(path):
 def test_the_server_is_chapter_4s_but_for_its_argument():
     new, old = functions(SERVER), functions(LEVEL)
     assert new.pop("take_backlog") and new == old, (
-        "“`serve` is chapter 4's, to the letter. New are `take_backlog` and, in the last lines, "
-        "its call”; “One thread, level-triggered epoll, an accept queue of any length”"
+        "“serve is chapter 4's, to the letter. New are only take_backlog and, in the last lines, "
+        "its call: the”; “One thread, level-triggered epoll, an accept queue of any length”"
     )
     assert SERVER.read_text(encoding="utf-8").endswith("BACKLOG = take_backlog()\n    main()\n")
     words = lab.matrix.stored()
     for (client, server), word in words.items():
         if server == "07":
             assert word == words[client, "04"], (
-                "“it dies of all that chapter 4's server dies of”; "
-                "“It dies of all that chapter 4's server dies of”; “What the server does not "
-                "survive is the same at any length: a client that asks and leaves, a reset, a "
-                "request that is not UTF-8, more clients than it may have descriptors, a closed "
-                "console. One that leaves before its request is whole makes it spin”"
+                "“it dies of all that chapter 4's server dies of”; “This server dies of all that "
+                "chapter 4's dies of”; “What the server does not survive is the same at any "
+                "length: a client that asks and leaves, a reset, a request that is not UTF-8, "
+                "more clients than it may have descriptors, a closed console. One that leaves "
+                "before its request is whole makes the server spin”"
             )
     assert words["asks and leaves", "07"] == "dead", (
-        "“What it still can't stand is a client with bad manners”"
+        "“What the server still can't stand is a client with bad manners”"
     )
 
 
@@ -63,8 +63,8 @@ def test_a_crowd_that_comes_at_once():
             callers = crowd.queue_up(server.address, 40)
         done = crowd.ask_all(callers, 5)
     assert max(caller.waited() for caller in done) < 0.9 and len(done) == 40, (
-        "“can be told, with `listen(N)`, how many clients may wait at its door. So it can serve a "
-        "crowd that comes at once”"
+        "“be told, with listen(N), how many clients may wait in its accept queue, its door. So "
+        "it can serve a crowd that comes at once”"
     )
 
 
@@ -72,8 +72,8 @@ def test_what_is_said_of_its_argument():
     let_in = rows(PAGE, "seven-number")
     assert let_in["listen(1)"] == ["2", "3"], (
         "“The kernel lets in BACKLOG + 1 clients, 1 + 1 unless told otherwise, before the server "
-        "has accepted one, and never more than net.core.somaxconn + 1. The next is let in after a "
-        "second or more”"
+        "has accepted one, and never more than net.core.somaxconn + 1. The next client gets in "
+        "after a second or more”"
     )
     with lab.serve(SERVER) as server:
         assert lab.kernel.accept_queue(server.address) == (0, 1), (
@@ -83,34 +83,35 @@ def test_what_is_said_of_its_argument():
         text = (ROOT / "code" / f"{name}.py").read_text(encoding="utf-8")
         default = rows(PAGE, "seven-limits")["listen()"]
         assert f"BACKLOG = {default[0]}\n" in text, (
-            "“Chapters 3 and 6 have a queue of Python's usual length”"
+            "“The servers of chapters 3 and 6 ask for Python's usual length”"
         )
     limit = rows(PAGE, "seven-limits")
     assert limit["listen(100_000)"] == limit["listen(-5), in C"] == ["net.core.somaxconn"], (
-        "“And N is a wish. What the kernel makes of it”"
+        "“And N is a wish. Here is the limit that the kernel makes”"
     )
 
 
 def test_who_is_outside():
     of = rows(PAGE, "seven-heard-of")
     assert of["its state"] == ["ESTABLISHED", "SYN-SENT"] and of["at the server"][1] == "nothing", (
-        "“One that finds the queue full is dropped without a word, as if the network had lost it”; "
-        "“One of them thinks that it is connected, and is right”; “And the one too many doesn't "
-        "exist anywhere but in its own machine. The server's kernel has added one to a counter, "
-        "and forgotten it”"
+        "“A SYN that finds the queue full is dropped without a word, as if the network had lost "
+        "it”; “One of them thinks that it is connected, and is right”; “And the connection of "
+        "the one too many doesn't exist anywhere but in its own machine. The server's kernel has "
+        "added one to a counter, and forgotten the client”"
     )
     assert of["it asks"] == ["send: 18", "send: EAGAIN"], (
         "“So a connection is no sign of life: a health check that only connects fails only when "
-        "the queue is full”; “They are connected, and may send, before anybody has accepted them”; "
-        "“its clients wait in there connected, where their timeouts for connecting don't help them”"
+        "the queue is full”; “They are connected, and may send, before anybody has accepted "
+        "them”; “to a server that is too slow, and a longer one is only a longer wait”"
     )
 
 
 def test_a_unix_socket_drops_nobody():
     seen = rows(PAGE, "seven-unix")
     assert seen["one more, blocking"] == ["asleep in connect"], (
-        "“but nobody is dropped and nobody tries again. One too many fails at once if its socket "
-        "is non-blocking or, in Python, has a timeout; else it sleeps until there is room”"
+        "“but there is no SYN to drop or to send again. The `connect` of one too many fails at "
+        "once if its socket is non-blocking or, in Python, has a timeout; else it sleeps until "
+        "there is room”"
     )
     assert seen["it, after an accept"] == seen["the first"] == ["connect: done"]
 
@@ -124,7 +125,7 @@ def test_ss_counts_whom_a_listener_has_turned_away(door):
     command = ["ss", "-ltnm", f"sport = :{port}"]
     said = subprocess.run(command, capture_output=True, encoding="utf-8").stdout
     assert ",d3)" in said and states(callers)["SYN-SENT"] == 3, (
-        "“With `-m`, the `d` in `skmem` counts whom it has turned away”"
+        "“(With -m, the d in skmem counts the SYNs that were dropped.)”"
     )
 
 
@@ -135,7 +136,9 @@ def test_a_look_says_it_in_words():
             crowd.queue_up(server.address, 5)
             said = " ".join(lab.report(lab.look_at(server.pid)).split())
         server.stop(9)
-    assert "3 wait, and listen(2) lets in 3" in said, "“A look says the same in words”"
+    assert "3 wait, and listen(2) lets in 3" in said, (
+        "“A look at the process says the same in words”"
+    )
 
 
 def test_each_retry_is_counted_again(door):
@@ -180,8 +183,8 @@ def test_a_note_is_kept_of_those_who_are_fewer_than_the_queue_is_long(door):
     while not noted <= peers:
         peers.add(listener.accept()[1])
     assert noted, (
-        "“With a longer queue and fewer clients the kernel keeps a note of each, SYN-RECV in "
-        "`ss -tn`, and asks again: those get in late, silent or not”"
+        "“With a longer queue and fewer clients the kernel keeps a note of each client, SYN-RECV "
+        "in ss -tn, and sends its part of the handshake again: those clients get in late”"
     )
 
 
@@ -223,8 +226,8 @@ def test_abort_on_overflow_is_about_handshakes():
             assert not done.returncode, done.stderr
             syns, resets = done.stdout.splitlines()
             assert syns == str(["ESTABLISHED"] + ["SYN-SENT"] * 3), (
-                "“To a SYN it does nothing”; "
-                "claim 102, holds: “since Linux 4.10 no setting changes that”"
+                "“For a dropped SYN it does nothing”; claim 102, holds: “since Linux 4.10 no "
+                "setting changes that”"
             )
             assert resets.endswith("were told of an error"), (
                 "“it sends a reset to clients whose handshake ends at a full queue”"
@@ -237,22 +240,23 @@ def test_ghosts():
     seen = rows(PAGE, "seven-ghosts")
     assert seen["in the queue"] == ["1"] and seen["connected to nobody"][0].startswith("≈"), (
         "“But clients who were turned away together come back together, in one tick of a clock. "
-        "Then all their SYNs find room, the room for one, and all shake hands”; "
-        "“When the server empties its queue a moment later, nobody tells those outside. And as "
-        "they have been turned away together, they come back together”; “Their `connect` has "
-        "returned: they have been lied to”"
+        "Then all their SYNs find the same room for one, and all complete the handshake”; “When "
+        "the server empties its queue a moment later, nobody tells the clients outside. And as "
+        "they were turned away together, they come back together, and that makes ghosts”; “A "
+        "ghost is such a client: its connect has returned, and the server's kernel doesn't know "
+        "it”"
     )
     assert seen["one of these sends its request"] == ["send: 18, not acknowledged: 18"], (
-        "“beyond it the kernel answers with SYN cookies, as it would in a flood, and keeps "
-        "nothing. When these clients complete the handshake there is no room, and they are "
-        "dropped without a word as well”"
+        "“beyond it the kernel answers with SYN cookies, as it would in a flood of SYNs, and "
+        "keeps nothing. When these clients complete the handshake there is no room, and that "
+        "segment is dropped without a word as well”"
     )
     assert seen["once there is room, it is"] == ["accepted"], (
-        "“A client that speaks sends again, as TCP does, and gets in with that”"
+        "“A ghost that speaks sends again, as TCP does, and gets in with that”"
     )
     assert seen["and the silent ones"] == ["accept: ETIMEDOUT, ESTABLISHED"], (
-        "“Where the server speaks first, as in SMTP, SSH or MySQL, two now wait for each other, "
-        "and only one of them exists”"
+        "“Where the server speaks first, as in SMTP, SSH or MySQL, a ghost waits for the "
+        "greeting of a server that has never heard of it”"
     )
 
 
@@ -262,8 +266,8 @@ def test_benchmarks():
         "“`ab` is a closed loop: as soon as a client is answered another takes its place. So is "
         "this”; “a benchmark of 0.8 s sees nothing of it: it reports on the requests that it has "
         "finished”; claim 105, holds: “A shorter one reports on those whom it has answered, and "
-        "sees nothing”; “whenever the server is slow, it asks less”; claim 105, holds: “In a run "
-        "that is longer than the first retry, a second”"
+        "sees nothing”; “whenever the server is slow, the loop asks less. The”; claim 105, "
+        "holds: “In a run that is longer than the first retry, a second”"
     )
     assert seen["listen(50)"][2:] == ["49", "≈ 1.0 s"] and seen["listen(128)"][2] == "0", (
         "“with a queue under fifty, it says, performance can fall badly at times”; "
@@ -281,8 +285,8 @@ def test_ab_may_not_come_to_an_end():
     while len(reports) < 4 and all(report.ended for report in reports):
         reports.append(held())
     assert not reports[-1].ended and reports[-1].answered < 3000, (
-        "“It may not even come to an end, while the server has nothing to do: it waits for some "
-        "of its hundred clients, who are ghosts by then”"
+        "“ab may not even come to an end, while the server has nothing to do: some of its "
+        "hundred clients are ghosts by then, and ab waits for them”"
     )
 
 
@@ -292,8 +296,8 @@ def test_who_is_accepted_takes_no_room(door):
     for _ in range(30):
         held += crowd.queue_up(listener.getsockname(), 1), listener.accept()
     assert lab.kernel.queues_of(listener) == (0, 0), (
-        "“The queue has to hold whoever comes while nobody accepts. How many is that? Not how many "
-        "are connected, as one reads most often, in the article too”"
+        "“The queue has to hold the clients that come while nobody accepts. How many are they? "
+        "Not as many as are connected, as one reads most often, in the article too”"
     )
 
 
@@ -304,7 +308,7 @@ def test_who_comes_before_the_close_is_reset(door):
     late = socket.create_connection(listener.getsockname())
     listener.close()
     assert lab.told(late) == "a reset" and lab.told(first) == "nothing", (
-        "“Who comes between the last `accept` and the `close` is reset all the same”"
+        "“A client that comes between the last accept and the close is reset all the same”"
     )
     accepted.close()
 
@@ -312,12 +316,12 @@ def test_who_comes_before_the_close_is_reset(door):
 def test_what_is_lost_at_the_end():
     seen = rows(PAGE, "seven-drained")
     assert seen == {
-        "at SIGTERM the server": ["answered", "reset"],
+        "at SIGTERM the server": ["clients answered", "clients reset"],
         "closes": ["0", "10"],
         "accepts, then closes": ["10", "0"],
     }, (
-        "“And whoever is in it is lost when the server ends, unless the server takes them all "
-        "before it closes its door”"
+        "“And the clients in a queue are lost when the server ends, unless it accepts them all "
+        "before it closes its listener”"
     )
 
 

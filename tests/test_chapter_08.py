@@ -27,20 +27,20 @@ TCP = socket.IPPROTO_TCP
 def test_the_six_ways():
     seen = rows(PAGE, "eight-when")
     assert seen["send, MSG_MORE"][:2] == ["3", "1"] and seen["TCP_CORK"][:2] == ["5", "1"], (
-        "“A cork in a socket keeps small pieces back until it is pulled, and then lets out what "
-        "has gathered”; “`MSG_MORE` and the cork are for pieces that don't exist yet, or can't be "
-        "given to one call”"
+        "“small pieces stay in until the cork is pulled”; “`MSG_MORE` and the cork are for "
+        "pieces that don't exist yet, or can't be given to one call”"
     )
     assert seen["sendmsg"][:2] == ["1", "1"], (
-        "“hands over several buffers, copies none of them in Python, needs no option, and can't be "
-        "forgotten”; “Several buffers are one call”"
+        "“hands over several buffers, copies none of them in Python, and leaves no option to "
+        "forget”; “Several buffers are one call”"
     )
-    assert seen["cork forgotten"][:2] == ["4", "1"], "“That still works”"
+    assert seen["cork forgotten"][:2] == ["4", "1"], "“The answer still comes”"
     seen = rows(PAGE, "eight-run")
     assert seen["corked"] == ["4", "12", "2", "1"], (
         "“This server takes several requests at once, over a connection that it keeps, and sends "
-        "all that it has for a client as one segment. It corks the socket for that”; “The socket "
-        "is corked before the first piece that it is to get, and the cork is pulled after the last”"
+        "all that it has for a client as one segment. For that it corks the socket”; “The socket "
+        "is corked before the first piece that it is to get, and the cork is pulled after the "
+        "last”"
     )
     seen = rows(PAGE, "eight-example-5")
     assert seen["example 5"][0] == seen["example 3"][0] == "1", (
@@ -48,8 +48,8 @@ def test_the_six_ways():
         "cork is for several”"
     )
     assert seen["example 5"][1].endswith("setsockopt, shutdown, close"), (
-        "“corked when the request is complete, and pulled when the answer is out. The answer is "
-        "one `bytes` object”; “even the last of them is superfluous here”"
+        "“one corks the socket when the request is complete, the other pulls the cork when the "
+        "answer is out. The answer is one bytes object”; “and the last of them isn't even needed”"
     )
 
 
@@ -57,11 +57,12 @@ def test_a_client_may_keep_its_connection_and_leave():
     with lab.serve(EIGHT) as server:
         keep_and_leave(server)
         assert server.is_running(), (
-            "“it answers HTTP/1.1, and a client may send its next requests without waiting for an "
-            "answer, which is called pipelining”; “A client of HTTP/1.1 may send several requests "
-            "at once, and keeps its connection”; “their end is seen: a client may leave before it "
-            "asks and when it has read its answers”; “one that keeps connections is left by every "
-            'client in the end, so this one has learned to see `b""`”'
+            "“it answers HTTP/1.1, and a client may send its next requests without waiting for "
+            "an answer, which is called pipelining”; “A client of HTTP/1.1 may send several "
+            "requests at once, and keeps its connection”; “As connections last, it sees their "
+            "end: a client may leave before it asks and when it has read its answers”; “If a "
+            "server keeps its connections, the clients leave it in the end; so this one looks "
+            'for `b""`”'
         )
 
 
@@ -75,7 +76,7 @@ def test_the_articles_servers_close_first():
     with lab.serve(ROOT / "code" / "04_level_triggered.py") as server:
         client = lab.connect(server)
         client.ask()
-        assert client.ended == "closed", "“The article's servers always close first”"
+        assert client.ended == "closed", "“the article, whose servers always close first”"
 
 
 def test_one_that_sends_on_after_its_last_request_may_lose_answers():
@@ -83,9 +84,7 @@ def test_one_that_sends_on_after_its_last_request_may_lose_answers():
         with server.paused():
             client.send(CLOSING + KEPT)
         client.read_all()
-        assert len(client.answers()) == 1, (
-            "“whoever sends on after the last request may lose answers”"
-        )
+        assert len(client.answers()) == 1, "“who sends on after the last request may lose answers”"
 
 
 def test_who_ends_it():
@@ -95,13 +94,13 @@ def test_who_ends_it():
     deadly += ("more clients than descriptors", "its console closed")
     assert [mine[name] for name in deadly] == ["dead"] * 5, (
         "“The server does not survive one that asks and leaves, a reset, a request that is not "
-        "UTF-8, more clients than it may have descriptors, or a closed console”; “one client's "
-        "error ends it”; “What kills it is what killed its ancestor”"
+        "UTF-8, more clients than it may have descriptors, or a closed console”; “One client's "
+        "error ends this server”; “It dies of what kills chapter 4's server”"
     )
-    assert mine["HEAD"] == "wrong", "“and answers HEAD with one”"
+    assert mine["HEAD"] == "wrong", "“and answers HEAD with a body”"
     assert mine["two pipelined requests"] == "ok", (
-        "“A request more or less makes no difference to this server”; defect 22: “Of two requests "
-        "in one piece the second is never answered”"
+        "“This server takes several requests at once, and a client that leaves before”; defect "
+        "22: “Of two requests in one piece the second is never answered”"
     )
     with lab.serve(EIGHT) as server, lab.connect(server) as client:
         post = KEPT.replace(b"GET", b"POST").replace(b"\r\n\r\n", b"\r\nContent-Length: 18\r\n\r\n")
@@ -129,8 +128,8 @@ def test_what_a_client_has_sent_is_kept():
 def test_what_pulls_a_cork():
     seen = rows(PAGE, "eight-pulls")
     assert seconds(seen["nothing"][0]) > 0.17, (
-        "“The kernel doesn't trust us to pull it”; defect 41: “the second is skipped, the answer "
-        "is 200 ms late”; “whoever forgets to pull the cork makes every answer 200 ms late”"
+        "“The kernel doesn't trust us to pull the cork”; defect 41: “the second is skipped, the "
+        "answer is 200 ms late”; “Forget to pull it, and every answer is 200 ms late”"
     )
     assert (
         max(seconds(seen[name][0]) for name in seen if name[:3] in ("TCP", "shu", "clo")) < 0.15
@@ -139,15 +138,15 @@ def test_what_pulls_a_cork():
         "closes the connection, as the article's always does, hides even that”"
     )
     seen = rows(PAGE, "eight-timer") | rows(PAGE, "eight-whole")
-    assert seconds(seen["with MSG_MORE"][0]) > 0.17, "“They are the least”"
+    assert seconds(seen["with MSG_MORE"][0]) > 0.17, "“they are a floor”"
     assert (
         seconds(seen["in a cork, after TCP_NODELAY"][0])
         > 0.17
         > seconds(seen["two whole segments"][0])
     ), (
-        "“TCP_NODELAY lets out what is there, and leaves the cork in. A cork is for less than a "
-        "segment”; “Whole segments pass it, and the rest waits”; “whole segments pass it”; "
-        "claim 106, caveat: “Whole segments are not kept back at all”"
+        "“TCP_NODELAY lets out what is there, and leaves the cork in. And a cork holds only what "
+        "is less than a segment”; “Whole segments pass the cork, and the rest waits”; “whole "
+        "segments pass it”; claim 106, caveat: “Whole segments are not kept back at all”"
     )
 
 
@@ -160,14 +159,14 @@ def test_what_ss_says_of_a_cork():
         port = ours.getsockname()[1]
         command = ["ss", "-tniH", f"sport = :{port}"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "notsent:100" in said, "“While they last, `ss -tni` says `notsent`”"
+    assert "notsent:100" in said, "“While they last, ss -tni calls the bytes notsent”"
 
 
 def test_a_segment_on_loopback_is_as_long_as_a_packet():
     ours, theirs = lab.pair()
     with ours, theirs:
         longest = ours.getsockopt(TCP, socket.TCP_MAXSEG)
-    assert longest > 20_000, "“On loopback a segment may be as long as a packet”"
+    assert longest > 20_000, "“On loopback one segment holds it all”"
 
 
 def check(answer):

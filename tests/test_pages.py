@@ -48,7 +48,8 @@ def test_chapter_6_says_in_its_docstring_what_arming_is_for():
 
 def test_who_comes_late_waits_for_its_own_kernel():
     assert rows("07_backlog", "seven-run")["third"][0].endswith(" s"), (
-        "07_backlog: “The two late ones don't wait for the server. They wait for their own kernel”"
+        "07_backlog: “The two late clients don't wait for the server. They wait for their own "
+        "kernel”"
     )
 
 
@@ -111,8 +112,8 @@ def test_the_console_of_the_defects():
 
 def test_how_late_the_answers_are():
     pulls = printed("08_cork", "eight-pulls")
-    assert pulls.startswith("then comes | they arrive after"), (
-        "08_cork: “The answers are right. They are a fifth of a second late, each of them”"
+    assert pulls.startswith("what follows | the bytes arrive after"), (
+        "08_cork: “The answers are right. Each of them is a fifth of a second late, on a server”"
     )
 
 
