@@ -1,15 +1,15 @@
-"""One thread, level-triggered epoll, answers in pieces, and none
-waits for another.
+"""One thread, level-triggered epoll, answers in pieces, and no
+piece waits for another.
 
 A client of HTTP/1.1 may send several requests at once, and keeps its
 connection. With TCP_NODELAY each piece of an answer leaves at once,
 though the one before it has not been acknowledged. Connections inherit
-it from the listener; who connects before it has been set there goes
-without. As connections last, their end is seen: a client may leave
-before it asks and when it has read its answers. The server does not
+the option from the listener; a client that connects before it is set
+there goes without. As connections last, the server sees their end: a
+client may leave before it asks and when it has read its answers. The server does not
 survive one that asks and leaves, a reset, a request that is not UTF-8,
 more clients than it may have descriptors, or a closed console. It takes
-a body for the next request, and answers HEAD with one; whoever sends on
+a body for the next request, and answers HEAD with a body; who sends on
 after the last request may lose answers. What a client has sent is kept
 until its descriptor's number is used again.
 """
@@ -37,7 +37,7 @@ def is_whole(request):
 
 
 def is_last(request):
-    """Does the client expect us to close? HTTP/1.0 does, and whoever says so."""
+    """Does the client expect us to close? HTTP/1.0 does, and who says close."""
     return not KEPT.match(request) or bool(CLOSE.search(request))
 
 

@@ -68,9 +68,9 @@ def test_the_option_is_set_on_the_listener_once_it_listens():
     (call,) = run.calls("setsockopt")[1:]  # the first is SO_REUSEADDR
     assert (call.given[:2], call.state) == ([TCP, socket.TCP_NODELAY], "LISTEN"), (
         "“That takes one line, TCP_NODELAY on its listening socket”; “The option is set on the "
-        "*listening* socket, which never sends a byte”; “and so does ours: a client that comes in "
-        "between goes without”; “`serve` gets a socket that listens already”; “on a listener set "
-        "it before `listen`”"
+        "*listening* socket, which never sends a byte”; “and so does ours: a client that "
+        "connects in between goes without the option”; “`serve` gets a socket that listens "
+        "already”; “on a listener set it before `listen`”"
     )
 
 
@@ -81,7 +81,7 @@ def test_who_sets_it_before_listen_misses_nobody():
         listener.listen()
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
             option = accepted.getsockopt(TCP, socket.TCP_NODELAY)
-    assert option == 1, "“Set it before `listen`”; “on a listener set it before `listen`”"
+    assert option == 1, "“Set the option before listen”; “on a listener set it before `listen`”"
 
 
 def test_both_are_asleep_until_the_timer_of_the_clients_kernel_runs_out():
@@ -110,7 +110,7 @@ def test_pieces_leave_at_once_though_nothing_is_acknowledged():
     assert lab.within(0.03, piece_by_piece) == 3, (
         "“With TCP_NODELAY each piece of an answer leaves at once, though the one before it has "
         "not been acknowledged”; “no piece waits until the one before it has been acknowledged”; "
-        "“answers in pieces, and none waits for another”"
+        "“answers in pieces, and no piece waits for another”"
     )
 
 
@@ -123,8 +123,8 @@ def test_a_small_piece_waits_for_a_small_one_only():
 
     kept = [lab.within(0.03, one_byte_behind, whole) for whole in (False, True)]
     assert kept == [1, 0], (
-        "“while something is on its way that has not been acknowledged, a small piece waits”; "
-        "“there it waits only for an earlier *small* one”"
+        "“while something that was sent is not acknowledged yet, a small piece waits, and may "
+        "grow meanwhile”; “there a small piece waits only for an earlier small one”"
     )
 
 
@@ -139,14 +139,14 @@ def test_what_makes_a_connection_interactive():
 
     ours, theirs, before, after = lab.within(0.02, sends_soon)
     assert (before, after) == ("at once", "late"), (
-        "“unless it takes the connection for *interactive*: then it waits. It takes it for that "
-        "when we send something less than 40 ms after we have received something”; "
-        "“and here once is enough”"
+        "“unless it takes the connection for interactive: then the acknowledgement waits. A "
+        "connection is taken for interactive when we send something less than 40 ms after we "
+        "have received something”; “and here once is enough”"
     )
     ours.send(b"z")
     lab.until(lambda: acknowledges(theirs) == "at once")
     assert lab.kernel.tcp_info(ours, "unacked") == 0, (
-        "“and no longer when its timer has run out in vain”"
+        "“and no longer when the timer has run out in vain”"
     )
 
     ours, theirs = lab.pair()
@@ -179,7 +179,8 @@ def test_rounds():
     modes = [[cell.partition(",")[0] for cell in row] for row in seen.values()][1:]
     assert modes == [["at once", "at once"]] + 3 * [["late", "at once"]], (
         "“nearly each of the others”; “every round but the first is late”; “The first round is "
-        "quick, and so is each that comes after a pause: try it with the second, at once”"
+        "quick, and so is each round after a pause. To see the delay, send a second request at "
+        "once”"
     )
     seen = rows(PAGE, "nine-controlled")
     assert seconds(seen["Nagle's algorithm"][0]) > 0.035 > seconds(seen["TCP_NODELAY"][0]), (
@@ -189,7 +190,7 @@ def test_rounds():
     seen = rows(PAGE, "nine-http-seen")
     assert seen["as it is"][1] == "12", (
         "“a demonstration that opens a connection for each request shows nothing”; “with one "
-        "request on a new connection, does not see it”"
+        "request on a new connection, and you don't see the delay”"
     )
 
 
@@ -204,13 +205,13 @@ def test_what_the_option_leaves_as_it_was():
     (taken, unsent), (_, rest) = list(rows(PAGE, "nine-buffer").values())[1:]
     assert float(unsent.split()[1]) > float(taken.split()[1]) / 2, (
         "“The option switches off *one* reason to wait. The receiver's window stays, and `send` "
-        'returns when the kernel has *taken* the bytes”; “It is neither "no buffering" nor the '
-        "opposite of a cork”"
+        'returns when the kernel has *taken* the bytes”; “TCP_NODELAY is neither "no '
+        'buffering" nor the opposite of a cork”'
     )
     assert rest == "190 bytes", "“The congestion window stays as well”"
     seen = rows(PAGE, "nine-both")
     assert seen["the cork is pulled"] == ["14 bytes, 0 kept back"], (
-        "“Both may be on”; “with the option on, pulling it lets everything go”"
+        "“Both may be on”; “with TCP_NODELAY on, pulling the cork lets everything go”"
     )
 
 
@@ -232,7 +233,7 @@ def test_what_ss_says_of_a_piece_that_waits():
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     said = lab.within(0.035, look, tries=200)
-    assert "notsent:100" in said, "“at the sender `ss -ti` says `notsent` while it waits”"
+    assert "notsent:100" in said, "“at the sender `ss -ti` says `notsent` while a piece waits”"
 
 
 def test_example_6_has_no_second_piece():
@@ -262,7 +263,7 @@ def test_the_option_changes_nothing_in_example_6(run_folder, option):
 def test_a_socket_of_pythons():
     with socket.socket() as sock:
         assert sock.getsockopt(TCP, socket.TCP_NODELAY) == 0, (
-            "“A socket of Python's doesn't have it until somebody sets it”"
+            "“A Python socket doesn't have TCP_NODELAY until somebody sets it”"
         )
 
 
@@ -279,14 +280,14 @@ def test_a_client_may_keep_its_connection_and_leave():
         keep_and_leave(server)
         assert server.is_running(), (
             "“A client of HTTP/1.1 may send several requests at once, and keeps its connection”; "
-            "“their end is seen: a client may leave before it asks and when it has read its "
-            "answers”"
+            "“As connections last, the server sees their end: a client may leave before it asks "
+            "and when it has read its answers”"
         )
 
 
 def test_it_is_one_thread_and_level_triggered():
     assert masks_and_threads(NINE) == (["IN|ERR|HUP"] * 2, 1), (
-        "“One thread, level-triggered epoll, answers in pieces, and none waits for another”"
+        "“One thread, level-triggered epoll, answers in pieces, and no piece waits for another”"
     )
 
 
@@ -295,9 +296,7 @@ def test_one_that_sends_on_after_its_last_request_may_lose_answers():
         with server.paused():
             client.send(CLOSING + KEPT)
         client.read_all()
-        assert len(client.answers()) == 1, (
-            "“whoever sends on after the last request may lose answers”"
-        )
+        assert len(client.answers()) == 1, "“who sends on after the last request may lose answers”"
 
 
 def test_who_ends_it():
@@ -306,15 +305,15 @@ def test_who_ends_it():
         {client: word for (client, server), word in words.items() if server == label}
         for label in ("08", "09")
     )
-    assert eight == nine, "“What kills its predecessor kills this server, too”"
+    assert eight == nine, "“One client's error ends this server, as it ends chapter 8's”"
     deadly = ("asks and leaves", "half a request then resets", "bytes that are not UTF-8")
     deadly += ("more clients than descriptors", "its console closed")
     assert [nine[name] for name in deadly] == ["dead"] * 5, (
         "“The server does not survive one that asks and leaves, a reset, a request that is not "
-        "UTF-8, more clients than it may have descriptors, or a closed console”; “one client's "
-        "error ends it”"
+        "UTF-8, more clients than it may have descriptors, or a closed console”; “One client's "
+        "error ends this server”"
     )
-    assert nine["HEAD"] == "wrong", "“and answers HEAD with one”"
+    assert nine["HEAD"] == "wrong", "“and answers HEAD with a body”"
     with lab.serve(NINE) as server, lab.connect(server) as client:
         post = KEPT.replace(b"GET", b"POST").replace(b"\r\n\r\n", b"\r\nContent-Length: 18\r\n\r\n")
         client.send(post + b"GET / HTTP/1.0\r\n\r\n")
