@@ -5,7 +5,7 @@ import ast
 import pytest
 
 import lab
-from conftest import KEPT, ROOT
+from conftest import KEPT, ROOT, SERVERS
 from lab import notebooks
 
 PAGE = "smallest_loop"
@@ -128,6 +128,23 @@ def test_the_error_that_descriptors_run_out_with(changed):
     )
 
 
+def test_which_event_it_was_is_not_looked_at():
+    kinds = "connects and closes", "half a request then resets", "half closes and vanishes"
+    harmless = {WORDS[kind, "loop"] for kind in kinds} == {"ok"}
+    names = [node for node in ast.walk(ast.parse(LISTING)) if isinstance(node, ast.Name)]
+    looked_at = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    assert harmless and "for fd, _ in events:" in LISTING and "_" not in looked_at, (
+        "“Which event it was doesn't matter, and `_` is never looked at: whatever has happened, an "
+        "end or a reset, that one call says it”"
+    )
+
+
+def test_a_connection_that_blocks_while_everybody_reads(changed):
+    path = changed("                    connection.setblocking(False)\n", "")
+    verdict = lab.matrix.judge(lab.rows.row("plain GET"), lab.matrix.Column(PAGE, str(path)))
+    assert verdict.word == "ok", "“A connection that blocks is no harm while everybody reads”"
+
+
 def test_the_queue_that_is_made_by_itself(changed):
     with lab.serve(changed("a false alarm", "it")) as server:
         _, limit = lab.kernel.accept_queue(server.address)
@@ -156,14 +173,14 @@ def test_an_error_in_answer(changed, error, ends):
 
 
 def test_what_chapter_10_has_besides():
-    docstring = ast.get_docstring(ast.parse((ROOT / "code/10_peers_that_close.py").read_text()))
-    said = " ".join(docstring.split())
-    kept = "a silent client that is there holds its descriptor for ever"
-    assert kept in said, "“For silence no server of this book has one yet”"
-    gone = (
-        "until it ends, too, or a second is over" in said and "is given up after a minute" in said
-    )
-    assert gone, (
+    codes = {path.stem: path.read_text(encoding="utf-8") for path in SERVERS}
+    ten = codes["10_peers_that_close"]
+    has_said_goodbye = "shutdown(socket.SHUT_WR)\n                self.deadlines[fd] = "
+    assert has_said_goodbye in ten and "tcp, socket.TCP_USER_TIMEOUT" in ten, (
         "“has one for a client who stays after its last answer, and has the kernel find out who "
         "has vanished”"
+    )
+    others = ten.count("self.deadlines[fd] =") - 1
+    assert not others and not any("settimeout(" in code for code in codes.values()), (
+        "“For silence no server of this book has one yet”"
     )
