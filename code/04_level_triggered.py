@@ -2,9 +2,9 @@
 
 A silent client costs a descriptor and nothing else. The server does not survive a
 client that asks and leaves, a reset, a request that is not UTF-8, more clients than it
-may have descriptors, or a closed console. One that leaves before its request is whole
-makes it spin, while it serves the others. What a client has sent is kept until its
-descriptor's number is used again.
+may have descriptors, or a closed console. A client that leaves before its request is
+whole makes the server spin, while it serves the others. What a client has sent is kept
+until its descriptor's number is used again.
 """
 
 import select

@@ -24,7 +24,8 @@ def test_the_steps():
     polls = [number for number, call in enumerate(calls) if call.startswith("poll")]
     acts = [calls[number + 1].split()[0] for number in polls]
     assert acts == ["listener.accept", "client.recv", "client.recv", "client.send", "unregister"], (
-        "“It is woken when one of them has something for it, does that one thing, and sleeps again”"
+        "“The kernel wakes the server when one of them has something for it; the server does that "
+        "one thing, and sleeps again”"
     )
     assert "client.recv → 8 bytes" in calls and "client.recv → 10 bytes" in calls, (
         "“it wakes for each piece, for less than can be seen, and answers each client when its "
@@ -38,51 +39,52 @@ def test_the_steps():
         "mask of 0, and that is what the last `modify` counts on”"
     )
     assert "five bytes, and then the end: IN|HUP" in printed(PAGE, "four-mask"), (
-        "“What comes back is a mask as well, of several events at once”; “A chain of `elif`, "
-        "like the article's and ours, sees the first of them and puts off the rest, for ever if "
-        "the first never ends”"
+        "“What `poll` returns for a socket is a mask as well, of several events at once”; “A chain "
+        "of `elif`, like the article's and ours, acts on the first of these events and puts off "
+        "the rest, for ever if the first never ends”"
     )
 
 
 def test_what_is_so():
     seen = rows(PAGE, "four-level")
     assert seen["bytes come"] == ["IN, IN", "recv: b'hello'"], (
-        "“In this mode that is not so”; “it tells what is the case now, as often as it is asked”"
+        "“epoll tells what is the case now, as often as it is asked”"
     )
-    assert seen["it leaves"] == seen["asked again"] == ["IN", "recv: b''"], (
-        "“it means that `recv` would not block, and at the end of input it never blocks again”; "
-        "“This server receives nothing, adds it to its request, and polls again, and epoll is "
-        "right to report the end every time. That is how it comes to spin”"
+    assert seen["the client leaves"] == seen["poll again"] == ["IN", "recv: b''"], (
+        "“It means that `recv` would not block, and at the end of input `recv` never blocks "
+        'again”; “This server receives `b""`, adds it to the request, and polls again, and epoll '
+        "is right to report the end every time. That is how the server comes to spin”"
     )
     seen = rows(PAGE, "four-stale")
-    assert seen["one waits"][1] == "accept: EAGAIN" and seen["there is room"][1].endswith(
+    assert seen["a client waits"][1] == "accept: EAGAIN" and seen["room to send"][1].endswith(
         "sendto"
     ), (
-        "“What was so may be over by the time one acts, or be less than one took it for. So "
-        "sockets must be non-blocking in this mode, too”"
+        "“What was so when epoll reported it may be over by the time the server acts, or be less "
+        "than it took it for. So the article is right to make its sockets non-blocking, in this "
+        "mode, too”"
     )
-    assert seen["one that reset"] == ["IN", "recv: ECONNRESET"], (
+    assert seen["a reset client"] == ["IN", "recv: ECONNRESET"], (
         "“`IN` means that `recv` won't block: data, the end of input, or an error”"
     )
     seen = rows(PAGE, "four-above")
     assert seen["a line, by makefile()"] == ["nothing", "b'two\\n'"], (
-        "“And epoll tells what is so in the kernel. What has been read ahead lies above it, in "
-        "a buffer of the program's, where no event will remind one of it. So read until it "
-        "would block wherever anything buffers”"
+        "“And epoll tells what is so in the kernel. What a library has read ahead lies above the "
+        "kernel, in a buffer of the program's, and no event will report it. So wherever a library "
+        "buffers, read until reading would block”"
     )
     seen = rows(PAGE, "four-poll-measured")
     assert seen["poll(1)"][0] == seen["poll(0.0001)"][0] == "nothing", (
-        "“the server wakes, finds nothing, and sleeps again. Python rounds it up to whole "
+        "“the server wakes, finds nothing, and sleeps again. Python rounds a timeout up to whole "
         "milliseconds”"
     )
     assert seen["poll(), 1,200 ready"][0] == "1,023 events", (
-        "“there is an end to what one call returns”"
+        "“one call returns a limited number of events”"
     )
 
 
 def test_who_hangs_up():
     seen = rows(PAGE, "four-hup-watched")
-    assert seen["answered"] == ["CLOSE-WAIT", "FIN-WAIT-2"], (
+    assert seen["has its answer"] == ["CLOSE-WAIT", "FIN-WAIT-2"], (
         "“The server has forgotten a client that is still connected”; “it rings its own bell, "
         "and takes it for a visitor's”"
     )
@@ -90,16 +92,18 @@ def test_who_hangs_up():
         "“the TIME-WAIT is the server's, too: the address stays in use”"
     )
     seen = rows(PAGE, "four-halves")
-    assert seen["SHUT_RD"] == ["nothing", "IN|RDHUP"] and seen["SHUT_WR"] == ["a FIN", "nothing"], (
-        '“On the wire there is only "I shall send no more"”; '
-        "“Not wanting to read any more is a private matter”; "
-        "claim 72, caveat: “A FIN says that nothing more will be sent”"
+    assert seen["we: SHUT_RD"] == ["nothing", "IN|RDHUP"] and seen["we: SHUT_WR"] == [
+        "a FIN",
+        "nothing",
+    ], (
+        '“On the wire there is only "I shall send no more"”; “Not wanting to read any more is a '
+        "private matter”; claim 72, caveat: “A FIN says that nothing more will be sent”"
     )
-    assert seen["they close"] == seen["they half-close"], (
+    assert seen["the client closes"] == seen["the client half-closes"], (
         "“So a client that closes, and one that only half-closes and waits for its answer, send "
         "the same FIN and look the same to epoll”"
     )
-    assert seen["and SHUT_RD"] == ["a FIN", "IN|HUP|RDHUP"], (
+    assert seen["we: SHUT_RD as well"] == ["a FIN", "IN|HUP|RDHUP"], (
         "“both halves of the connection are shut, or that there is no connection”; “both halves "
         "are shut, here by the server itself”"
     )
@@ -108,12 +112,13 @@ def test_who_hangs_up():
 def test_room():
     seen = rows(PAGE, "four-out")
     assert seen["is empty"][1] == "OUT" and seen["fills"][1:] == ["nothing", "send: 1000"], (
-        "“As a rule there is room, and the event is there at once, and always. But not whenever "
-        "there is room”; “`OUT` is nearly always so: ask for it while something is left to "
-        "send, and not a moment longer”"
+        "“As a rule there is room in the send buffer, and epoll reports `OUT` at once, and always. "
+        "But there are times when there is room, and no `OUT`”; “`OUT` is nearly always so: ask "
+        "for it while something is left to send, and not a moment longer”"
     )
-    assert seen["and we shut it"][1:] == ["OUT|HUP", "send: EPIPE"], (
-        "“A socket that we have shut is ready, however full: `send` will fail at once”"
+    assert seen["is full, and we shut"][1:] == ["OUT|HUP", "send: EPIPE"], (
+        "“A socket that we have shut down is ready, however full its buffer: `send` will fail at "
+        "once”"
     )
 
 
@@ -130,8 +135,8 @@ def test_a_slice_of_bytes_is_a_copy_and_one_of_a_memoryview_is_none():
 def test_the_registration():
     seen = rows(PAGE, "four-zombie")
     assert seen["nobody refers to it any more"] == ["0"], (
-        "“it keeps the sockets alive: an object that nobody refers to is closed, and with it "
-        "goes its registration. So the `unregister` before the `close` looks superfluous, and "
+        "“it keeps the sockets alive: a socket object that nobody refers to is closed, and its "
+        "registration goes with it. So the `unregister` before the `close` looks superfluous, and "
         "as a rule it is”"
     )
     assert seen["it is closed, but there was a dup"] == ["1"], (
@@ -148,25 +153,25 @@ def test_the_registration():
     )
     seen = rows(PAGE, "four-shared")
     assert seen["closed while a thread is in recv"] == ["recv: b'hello'"], (
-        "“a close in one thread wakes nobody who sleeps in another”; “shut down what somebody "
-        "else waits for, and close it when he has let go”"
+        "“a close in one thread does not wake another that sleeps on the socket”; “So shut down "
+        "the socket that another thread waits for, and close it when that thread has let go of it”"
     )
 
 
 def test_the_bill():
     seen = rows(PAGE, "four-bill")
     assert seen["epoll_ctl"][0] == "4", (
-        "“Each change to the list is a system call”; “It costs a system call a client”"
+        "“Each change to the list is a system call”; “The rule costs a system call a client”"
     )
     assert seen["epoll_ctl"][2] == "2" and int(seen["epoll_wait"][2]) > 4, (
-        "“asyncio sends at once and asks for `OUT` only if something is left over. That it "
-        "polls more often is the price of its coroutines: whenever one is due to run, it looks "
-        "at the sockets first”"
+        "“asyncio sends at once and asks for `OUT` only if something is left over. It polls more "
+        "often, which is the price of its coroutines: whenever one of them is due to run, asyncio "
+        "looks at the sockets first”"
     )
     solved = printed(PAGE, "four-asyncio-survives")
     assert solved.startswith("solved:") and "not yet" not in solved, (
-        "“asyncio takes the whole chapter: buffers, partial sends, the end of input, and "
-        "errors, which end one coroutine and not the server”"
+        "“asyncio does all that this chapter does by hand, and more: buffers, partial sends, the "
+        "end of input, and errors, which end one coroutine and not the server”"
     )
 
 
@@ -194,7 +199,7 @@ def test_asyncio_stands_on_selectors_and_these_know_two_events():
 def test_ten_thousand():
     said = printed(PAGE, "four-c10k")
     assert "threads: 1; each ≈ 2" in said, (
-        "“An idle client is an entry on a list that nobody reads. It costs no time”"
+        "“An idle client is an entry on a list that nobody reads. Such a client costs no time”"
     )
 
 
@@ -202,12 +207,12 @@ def test_its_ends():
     seen = rows(PAGE, "four-body")
     assert seen["04"] == ["1", "closed", "send: EPIPE"] and seen["02"][1] == "reset", (
         "“Input that nobody has read turns the `close` into a reset, but now the FIN has gone "
-        "ahead of it, and a client that only reads finds its answer and an end”"
+        "ahead of the reset, and a client that only reads finds its answer and an end”"
     )
     said = printed(PAGE, "four-ends")
     assert "Ctrl-C: exit status -2 KeyboardInterrupt" in said and "gets a FIN" in said, (
-        "“The article's `try` without `except` catches nothing, here as there; and when a "
-        "server is killed, the kernel closes for it”"
+        "“The article's `try` has no `except`, so it catches nothing, here as in chapter 2; and "
+        "when a server is killed, the kernel closes its sockets”"
     )
     said = printed(PAGE, "four-leaves")
     assert (
@@ -223,21 +228,21 @@ def test_who_kills_it():
     words = lab.matrix.stored()
     mine = {client: word for (client, server), word in words.items() if server == "04"}
     assert mine["says nothing"] == "ok", (
-        "“A silent client costs a descriptor and nothing else”; “Whoever sends nothing costs a "
-        "descriptor”"
+        "“A silent client costs a descriptor and nothing else”; “A client that sends nothing costs "
+        "a descriptor”"
     )
     assert mine["connects and closes"] == "spinning", (
-        "“one that leaves before it has asked makes it spin”; “One that leaves before its "
-        "request is whole makes it spin, while it serves the others”"
+        "“a client that leaves before it has asked makes the server spin”; “A client that leaves "
+        "before its request is whole makes the server spin, while it serves the others”"
     )
     assert mine["a header without end"] == "ok", (
-        "“Whoever sends a header without end is put up with”"
+        "“A client that sends a header without end is put up with”"
     )
     assert list(mine.values()).count("dead") >= 6, (
-        "“But there is only one thread to kill, and every uncaught exception does”; “Whatever "
-        "is not caught in the loop ends it for everybody”; “What it can't stand is a client "
-        "with bad manners. One that asks and leaves without reading can kill it; so does a "
-        "reset”"
+        "“But there is only one thread to kill, and every uncaught exception kills it”; “An "
+        "exception that the loop does not catch ends the server for everybody”; “What this server "
+        "can't stand is a client with bad manners. A client that asks and leaves without reading "
+        "can kill the server; so does a reset”"
     )
 
 
@@ -269,8 +274,8 @@ def test_what_the_solution_does_not_survive(run_folder):
         for name in ("a body left unread", "more clients than descriptors")
     ]
     assert words == ["wrong", "dead"], (
-        "“It closes at once, so what it has not read becomes a reset again; and descriptors "
-        "still run out”"
+        "“This server closes at once, so input that it has not read becomes a reset again; and "
+        "descriptors still run out”"
     )
 
 
@@ -304,10 +309,10 @@ def test_what_threads_would_have_done():
 def test_what_the_article_says_of_the_end():
     claims = lab.claims()
     assert claims[71].claim.endswith("to make the client close first."), (
-        "“in order, it says, to make the client close first”"
+        "“in order, the article says, to make the client close first”"
     )
     assert claims[74].claim == "A HUP event says that the client has gone.", (
-        "“it takes the `HUP` that follows to say that the client has gone”"
+        "“the article takes the `HUP` that follows to say that the client has gone”"
     )
 
 
@@ -324,9 +329,9 @@ def test_who_has_shut_it():
         "“or that there is no connection: not made, or reset”"
     )
     seen = rows(PAGE, "four-halves")
-    assert not any("|HUP" in seen[row][1] for row in ("they close", "they half-close")), (
-        "“`HUP` is in neither”"
-    )
+    assert not any(
+        "|HUP" in seen[row][1] for row in ("the client closes", "the client half-closes")
+    ), "“`HUP` is in neither”"
 
 
 def test_an_entry_may_be_reported_under_the_number_of_another():
@@ -342,8 +347,8 @@ def test_an_entry_may_be_reported_under_the_number_of_another():
         ((reported, _),) = epoll.poll(1)
         os.close(copy)
     assert reported == number, (
-        "“Until then it is reported under a number that nobody has, or worse, that the next client "
-        "has been given by now”"
+        "“Until then the socket is reported under a number that nobody has, or worse, that the "
+        "next client has been given by now”"
     )
 
 
@@ -369,7 +374,7 @@ def test_nothing_needs_the_timeout(run_folder):
         for name in ("plain GET", "one byte at a time", "says nothing")
     ]
     assert found == ["ok"] * 3, (
-        "“The loop's `poll` has a timeout, as the article's has, and nothing needs it”"
+        "“The loop's `poll` has a timeout, as the article's has, and nothing needs that timeout”"
     )
 
 
@@ -377,7 +382,8 @@ def test_each_piece_of_a_header_is_copied_and_searched_again():
     text = LEVEL.read_text(encoding="utf-8")
     read = text[text.index("def read(") : text.index("def write(")]
     assert "requests[fd] += " in read and "is_whole(requests[fd])" in read, (
-        "“though each piece has all of it copied and searched again, while everybody waits”"
+        "“though with each piece the server copies and searches all of the header again, while "
+        "everybody waits”"
     )
 
 
@@ -401,50 +407,54 @@ def test_half_of_the_bill_could_be_saved():
     ours = rows(PAGE, "four-bill")
     solved = printed(PAGE, "four-solution-check")
     assert ours["epoll_wait"][0] == ours["epoll_ctl"][0] == "4" and "(2, 2)" in solved, (
-        "“Half of that could be saved: the detour by `OUT` when there is room anyhow, and the long "
-        "farewell”"
+        "“Half of these calls could be saved: the detour by `OUT` when there is room anyhow, and "
+        "the long farewell by `shutdown` and `HUP`”"
     )
     assert ours["accept4"] == ["1", "1", "2"], (
-        "“It accepts until there is nobody left, hence the second `accept4`, which fails”"
+        "“It accepts until nobody is left, hence the second `accept4`, which fails”"
     )
 
 
 def test_out_as_it_goes_and_comes():
     seen = rows(PAGE, "four-out")
     assert seen["fills"][1:] == ["nothing", "send: 1000"] and seen["drains"][1] == "OUT", (
-        "“`OUT` goes while `send` still takes more, and comes back when a third of the buffer is "
-        "free”"
+        "“epoll stops reporting `OUT` while `send` still takes more, and reports it again when a "
+        "third of the buffer is free”"
     )
     assert seen["is full"][1:] == ["nothing", "send: EAGAIN"], (
-        "“`OUT` means of `send` what `IN` means of `recv`: it would not block”"
+        "“`OUT` means that `send` would not block, as `IN` means that `recv` would not”"
     )
-    assert seen["the client ends"][1] == "nothing", (
-        "“But who watches for `OUT` alone, with a full buffer, does not see its client go”"
+    assert seen["full, client ends"][1] == "nothing", (
+        "“But a server that watches for `OUT` alone, with a full buffer, does not see its client "
+        "go”"
     )
 
 
 def test_the_claims_and_defects_in_whole_sentences():
     """The cells quote as much of them as fits a line; here is the rest."""
     seen = rows(PAGE, "four-halves")
-    assert seen["SHUT_RD"][0] == "nothing", "claim 72, caveat: “Of the other half it says nothing”"
+    assert seen["we: SHUT_RD"][0] == "nothing", (
+        "claim 72, caveat: “Of the other half it says nothing”"
+    )
     watched = rows(PAGE, "four-hup-watched")
     assert watched["another, talks on"] == ["CLOSE", "gone"], (
         "claim 72, caveat: “who goes on sending is answered with a reset”"
     )
-    assert watched["leaves"][1] == "TIME-WAIT" and watched["answered"][0] == "CLOSE-WAIT", (
+    assert watched["leaves"][1] == "TIME-WAIT" and watched["has its answer"][0] == "CLOSE-WAIT", (
         "claim 71, wrong: “It makes the server close first, and TIME-WAIT stays with the server”; "
         "claim 74, wrong: “Here the server's own shutdown raises it, with the client still "
         "connected”; defect 37: “HUP that never comes since the client doesn't close. The server's "
         "own shutdown of both halves raises it at once”"
     )
     unasked = rows(PAGE, "four-unasked")
-    assert unasked["reset, disarmed"] == unasked["whose client has closed"] == ["nothing"], (
+    assert unasked["one-shot, then reset"] == unasked["whose client has closed"] == ["nothing"], (
         "claim 76, caveat: “Not for one that one-shot mode has disarmed. And a client's closing "
         "alone never raises one”"
     )
     assert unasked["that sent without a copy"] == ["ERR"], (
-        "“the receipt for a send without copying lies in the error queue, and only `recvmsg` with "
-        "MSG_ERRQUEUE takes it out. A loop that answers every `ERR` with `recv` spins on it”"
+        "“the kernel's receipt for a send without copying lies in the socket's error queue, and "
+        "only `recvmsg` with MSG_ERRQUEUE takes it out. A loop that answers every `ERR` with "
+        "`recv` spins on it”"
     )
     zombie = rows(PAGE, "four-zombie")
     assert zombie["nobody refers to it any more"] == ["0"], (
@@ -455,10 +465,11 @@ def test_the_claims_and_defects_in_whole_sentences():
     )
     assert zombie["unregister, by either number"] == ["1"], (
         "“The old number is closed and the dup's was never registered, so `unregister` finds "
-        "neither. Hence the rule: unregister, then close”; “And a close in one thread wakes nobody”"
+        "neither. Hence the rule: unregister, then close”; “And a close in one thread does not "
+        "wake another”"
     )
     out = rows(PAGE, "four-out")
-    assert out["the client ends"][1] == "nothing", (
+    assert out["full, client ends"][1] == "nothing", (
         "claim 64, holds: “And from then on it does not see the client leave”; defect 33: “While "
         "it waits for OUT it doesn't see that the client has ended”"
     )
@@ -479,11 +490,11 @@ def test_the_claims_and_defects_in_whole_sentences():
         "but the first”"
     )
     stale = rows(PAGE, "four-stale")
-    assert stale["one waits"][1].endswith("EAGAIN") and stale["one that reset"][0] == "IN", (
+    assert stale["a client waits"][1].endswith("EAGAIN") and stale["a reset client"][0] == "IN", (
         "claim 60, caveat: “It may be gone again, or be one that has been reset already”; claim "
         "53, holds: “In this mode as well, since readiness may be stale when one acts on it”"
     )
-    ends = {rows(PAGE, "four-level")["it leaves"][0], stale["one that reset"][0]}
+    ends = {rows(PAGE, "four-level")["the client leaves"][0], stale["a reset client"][0]}
     assert ends == {"IN"}, "claim 63, caveat: “Or the end of input, or a reset, or an error”"
     assert "in state CLOSE" in printed(PAGE, "four-leaves"), (
         "defect 6: “A client that asks and leaves has gone when shutdown is called”"
@@ -498,7 +509,8 @@ def test_all_its_sockets_are_non_blocking():
             text = Path(f"/proc/{server.pid}/fdinfo/{number}").read_text(encoding="utf-8")
             flags.append(int(text.split("flags:")[1].split()[0], 8) & os.O_NONBLOCK)
     assert len(flags) == 2 and all(flags), (
-        "“So sockets must be non-blocking in this mode, too”; “No function may wait, so”"
+        "“So the article is right to make its sockets non-blocking, in this mode, too”; “No "
+        "function may wait, so”"
     )
 
 

@@ -134,7 +134,7 @@ HEADS = {
     (
         "10_peers_that_close",
         "ten-vanish",
-    ): "one client's acknowledgements are lost | another gets answers | the server",
+    ): "the server, one client cut off | answers to another | spins or sleeps",
     (
         "10_peers_that_close",
         "ten-half",
