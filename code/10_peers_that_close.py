@@ -1,17 +1,17 @@
-"""One thread, level-triggered epoll: a client's end is its own affair.
+"""One thread, level-triggered epoll: a client's end harms no other.
 
 Whoever asks is answered, half-closed or not. An error ends the
 connection that it came from. Connections last as HTTP/1.1 has it; after
 the last answer comes a FIN, and what the client still sends is thrown
-away until it ends, too, or a second is over. Out of descriptors, the
-server accepts none until one is free. A client that has vanished is
+away until its FIN comes, or a second is over. Out of descriptors, the
+server accepts nobody until one is free. A client that has vanished is
 given up after a minute. What the console does not take is not printed.
 
-What it lacks are deadlines and limits: a silent client that is there
-holds its descriptor for ever, a header may grow without end, and a
-console that is full, and waits to be read, stops all. Of HTTP it knows
-little: a body is not read, and the answer to it is the last one. One in
-chunks, whose length nobody has told, is refused.
+It lacks deadlines and limits: a silent client that is there holds its
+descriptor for ever, a header may grow without end, and a console that
+is full, and waits to be read, stops all. Of HTTP it knows little: a
+body is not read, and the answer to its request is the last one. A body
+in chunks, whose length nobody has told, is refused.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def answer_to(request):
 
 
 def say(request):
-    """Print it as bytes: no control character reaches the terminal."""
+    """Print a request as bytes: no control character gets through."""
     lines = ["-" * 40, *map(repr, map(bytes, request.splitlines())), ""]
     if sys.stdout:  # past its buffer, which would keep what is not taken
         with contextlib.suppress(OSError):  # it is full now, or is gone
@@ -62,8 +62,8 @@ def say(request):
 def watch_over(listener):
     """Have the kernel find out who has vanished.
 
-    Connections inherit it: who is silent for IDLE seconds is probed, and
-    who acknowledges nothing for VANISHED seconds is given up, tcp(7).
+    Connections inherit both: a client silent for IDLE seconds is probed,
+    one that acknowledges nothing for VANISHED is given up, tcp(7).
     """
     tcp = socket.IPPROTO_TCP
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -73,7 +73,7 @@ def watch_over(listener):
 
 
 class Client:
-    """A connection, what is no whole request yet, what is unsent."""
+    """A connection, part of a request, and what is unsent."""
 
     def __init__(self, connection):
         self.connection, self.has_asked_all = connection, False
@@ -83,7 +83,7 @@ class Client:
 class Loop:
     """The event loop. clients, deadlines: by descriptor.
 
-    Each deadline is as far as any other: the first made is the first due.
+    All deadlines are equally long: the first made is the first due.
     """
 
     def __init__(self, listener):
@@ -115,7 +115,7 @@ class Loop:
             if fd in self.clients:
                 self.drop(fd)
             elif error.errno in SCARCE:
-                self.pause()  # else it was one newcomer's, who is gone
+                self.pause()  # any other: that newcomer is gone
 
     def admit(self):
         connection, address = self.listener.accept()

@@ -28,14 +28,13 @@ TCP = socket.IPPROTO_TCP
 def test_the_opening():
     said = printed(PAGE, "ten-opening-seen").splitlines()
     assert said[0] == "chapter 4's answers: half-closes, posts 4 kB", (
-        "“Chapter 4's dies of the third of these four, and with it goes the slow client”; “Chapter "
-        "4's server: the third goodbye is the end”; “one half-closes, one posts a body; the third, "
-        "who leaves, ends it”"
+        "“Chapter 4's dies of the third of these four, and a slow client, who has done nothing "
+        "wrong”; “Chapter 4's server: the third goodbye is the end”; “one half-closes, one posts "
+        "a body; the third leaves, and ends it”"
     )
     assert said[1] == "this chapter's answers: slow, half-closes, posts 4 kB", (
-        "“To this server clients may do what they like, and leave as they like”; “This chapter's "
-        "server: four goodbyes, and it sleeps”; “a fourth that resets, and the slow one is "
-        "answered in the end”"
+        "“Clients may leave this server as they like”; “This chapter's server: four goodbyes, "
+        "and it sleeps”; “a fourth that resets, and the slow one is answered in the end”"
     )
 
 
@@ -63,13 +62,13 @@ def test_the_five_ways():
         "a reset comes back”; claim 114, holds: “And EPOLLRDHUP, if asked for”"
     )
     assert seen["SHUT_RDWR"] == seen["close"] and seen["close"][2] == "1, EPIPE", (
-        "“Of its second half nothing is on the wire at first; but whoever has shut down his "
-        "reading answers a byte that comes all the same with a reset”; “The first and the fourth "
-        "answer with a reset, and how much was read first, one doesn't learn”"
+        "“Of the end of reading nothing is on the wire at first; but a byte that comes all the "
+        "same is answered with a reset”; “The first and the fourth reset then, and how much of "
+        "the answer was read, the server doesn't learn”"
     )
     assert seen["close, unread"][1:] == ["ECONNRESET", "EPIPE, EPIPE"], (
         "“In the second row the peer has not read all; `linger 0` is SO_LINGER with no time to "
-        "linger”; “the connection is gone, and what we say is lost”; “Unread input turns "
+        "linger”; “the connection is gone, and what we send is lost”; “Unread input turns "
         "`close` into a reset, which destroys the answer”; claim 115, caveat: “It raises "
         "ECONNRESET if the other side has left something unread itself”"
     )
@@ -80,8 +79,8 @@ def test_nothing_tells_who_has_left_from_who_listens():
     left[1].close()
     listens[1].shutdown(socket.SHUT_WR)
     assert all_that_is_known(left[0]) == all_that_is_known(listens[0]), (
-        "“At that moment no call and no event tells a client that has left from one that has only "
-        "said all and listens. One has to answer as if somebody read it, and take what comes back”"
+        "“At that moment no call and no event tells a client that has left from one that has "
+        "said all and still listens. So a server has to answer as if somebody listened”"
     )
 
 
@@ -89,8 +88,8 @@ def test_of_one_that_has_vanished_nothing_is_known():
     gone, silent = lab.pair(), lab.pair()
     lab.clients.vanish(gone[1])
     assert all_that_is_known(gone[0]) == all_that_is_known(silent[0]), (
-        "“Of one that has vanished nothing is known, so it counts as there”; “that end is in no "
-        "table, for nothing comes”"
+        "“Nothing is known of a client that has vanished, so it counts as there”; “nothing comes "
+        "at all”"
     )
 
 
@@ -126,8 +125,8 @@ def test_the_kernel_closes_for_a_process_that_is_killed(unread, told):
         holder.kill()
         holder.wait()
     assert lab.told(ours) == told, (
-        "“A process that ends, however it ends, is the first row, or the second: the kernel closes "
-        "for it”"
+        "“When a process ends, in whatever way, the kernel closes for it: the first row, or the "
+        "second”"
     )
 
 
@@ -135,25 +134,24 @@ def test_what_the_kernel_finds_out():
     seen = rows(PAGE, "ten-finds-seen")
     closed, half = seen["closed"], seen["half-closed"]
     assert (closed[0], half[0]) == ("ERR|HUP", "nothing"), (
-        "“So keepalive does tell who has left from who listens, only not at once”; "
-        "“SO_KEEPALIVE has it probe a peer that has been silent: the peer's kernel must "
-        "acknowledge an empty segment”; “and answers the next probe with a reset; one that listens "
-        "goes on acknowledging”"
+        "“So keepalive does tell a client that has left from one that listens, only later”; "
+        "“SO_KEEPALIVE has it probe a silent peer, whose kernel must acknowledge an empty "
+        "segment”; “and answers the next probe with a reset; one that listens goes on "
+        "acknowledging”"
     )
     assert seen["vanished"][2] == "ETIMEDOUT", (
-        "“One that has vanished acknowledges nothing. That end is an error, ETIMEDOUT”; “Who "
-        "vanishes says nothing: keepalive for the silent, TCP_USER_TIMEOUT for what is "
-        "unacknowledged”"
+        "“A client that has vanished acknowledges no probe. The end of its connection is an "
+        "error, ETIMEDOUT”; “A client that vanishes says nothing: SO_KEEPALIVE finds a silent "
+        "one, TCP_USER_TIMEOUT one that owes an acknowledgement”"
     )
-    assert seen["vanished, sent to"][0] == "nothing", (
-        "“While a byte is unacknowledged nothing is probed”; “that end is in no table, for nothing "
-        "comes”"
+    assert seen["vanished, and we sent"][0] == "nothing", (
+        "“While a byte is unacknowledged nothing is probed”; “nothing comes at all”"
     )
     assert seen["the same, user timeout"][2] == "ETIMEDOUT", (
-        "“TCP_USER_TIMEOUT says how long what we have sent may wait for its acknowledgement”"
+        "“TCP_USER_TIMEOUT says how long sent bytes may wait for their acknowledgement”"
     )
     assert seen["reads nothing, user timeout"][2] == "ETIMEDOUT", (
-        "“TCP_USER_TIMEOUT bounds that, and as well how long a peer may live that acknowledges all "
+        "“TCP_USER_TIMEOUT bounds that, and ends the connection of a peer that acknowledges all "
         "and leaves no room”"
     )
 
@@ -167,8 +165,9 @@ def test_its_listener_has_the_options_and_its_connections_inherit_them():
     given = [call.given for call in run.calls("setsockopt")]
     mine = [call.given for call in run.of("client", "setsockopt")]
     assert timer == "keepalive" and [socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1] not in mine, (
-        "“This chapter's server sets both on its listener, and each connection inherits them”; "
-        "“`watch_over` has the kernel probe who is silent, and gives up who is no more there”"
+        "“This chapter's server sets both options on its listener, and each connection inherits "
+        "them”; “watch_over has the kernel probe silent clients, and give up those that don't "
+        "answer”"
     )
     idle, every = [TCP, socket.TCP_KEEPIDLE, 30], [TCP, socket.TCP_KEEPINTVL, 10]
     assert all(each in given for each in (idle, every, [TCP, socket.TCP_USER_TIMEOUT, 60_000])), (
@@ -179,20 +178,20 @@ def test_its_listener_has_the_options_and_its_connections_inherit_them():
 def test_hup():
     seen = rows(PAGE, "ten-hup")
     assert seen["the client: close"] == ["RDHUP"] and seen["we: SHUT_WR"] == ["nothing"]
-    assert seen["and then it closes"] == ["HUP|RDHUP"], (
-        "“HUP takes two”; “It says that both directions are shut, and a client that closes shuts "
-        "one of them, its own”; “`HUP`: both halves are shut. A close shuts one; the other is "
-        "yours. `RDHUP`: a FIN or a reset has come”; “If we say goodbye with `SHUT_WR` rather than "
-        "`SHUT_RDWR`, then `HUP` comes when the client's FIN does, and if the client stays, not at "
-        "all. With `SHUT_WR` one needs a deadline”; “The last two rows are the other side of it”"
+    assert seen["the client closes"] == ["HUP|RDHUP"], (
+        "“HUP takes two”; “`HUP` says that both directions are shut. A client that closes shuts "
+        "its own”; “`HUP`: both halves are shut. A close shuts one; the other is yours. `RDHUP`: "
+        "a FIN or a reset has come”; “HUP comes when the client's FIN does, and if the client "
+        "stays, not at all. So SHUT_WR needs a deadline”; “In the last two rows we shut down "
+        "first, with SHUT_WR alone”"
     )
     assert seen["close, and we send"] == ["ERR|HUP|RDHUP"], (
         "“So a server that waits for `EPOLLHUP` to learn that a client has closed waits until it "
         "closes itself, or until it sends to nobody”"
     )
     assert seen["the client: SHUT_WR"] == ["RDHUP"], (
-        "“`EPOLLRDHUP` comes with the FIN, before anything is read”; “whoever cancels the query on "
-        "`RDHUP` cancels it for half-closed clients too”"
+        "“`EPOLLRDHUP` comes with the FIN, before anything is read”; “a server that cancels the "
+        "query on RDHUP cancels it for half-closed clients too”"
     )
 
 
@@ -202,9 +201,9 @@ def test_after_SHUT_RDWR_there_is_nothing_to_drain():
     assert ours.recv(100) == b"" and lab.told(theirs) == "a FIN"
     theirs.send(b"more")
     assert lab.told(theirs) == "a reset", (
-        "“It is no better after `SHUT_RDWR`: there is nothing to drain then, as `recv` ends at "
-        "once, and the client's next word is answered with a reset”; “or shut both halves down, "
-        "and only the beginning of the answer arrives, then a reset”"
+        "“SHUT_RDWR is no better: there is nothing to drain after it, as recv ends at once, and "
+        "the client's next byte is answered with a reset”; “or shut both halves down, and only "
+        "the beginning of the answer arrives, then a reset”"
     )
 
 
@@ -215,32 +214,30 @@ def test_the_farewells():
     got = {way: names["arrived"][way] for way in names["FAREWELLS"]}
     assert len(got) == 4, "“Then the server ends the connection, in four ways”"
     assert 0 < got["close"][0] < 300_000 and got["close"][1], (
-        "“A `close` with unread input sends a reset in place of a FIN, whatever has been sent "
-        "before”; “And the reset doesn't queue behind the answer: what is still in the send buffer "
-        "is thrown away. What has arrived Linux lets the client read”"
+        "“A `close` with unread input sends a reset in place of a FIN”; “And the reset doesn't "
+        "queue behind the answer: what is still in the send buffer is thrown away. On Linux the "
+        "client can read what has arrived”"
     )
     assert lab.matrix.stored()["a body left unread", "04"] == "ok", (
-        "“The article's answer is so short that it is usually through before the reset. That is "
-        "luck”"
+        "“The article's answer is so short that it usually arrives before the reset. That is luck”"
     )
     assert [way for way, (size, _) in got.items() if size == 300_000] == ["SHUT_WR, drain"], (
-        "“Shut down writing, and read what is still coming before the close, and all of the 300 kB "
-        "arrive”; “`SHUT_WR`, read to the end with a deadline, close”; “It sends 300 kB to a "
-        "client that is slow to read, and that says a word more while it reads”"
+        "“Shut down writing, and read what is still coming before the close, and all of the 300 "
+        "kB arrive”; “`SHUT_WR`, read to the end with a deadline, close”; “It sends 300 kB to a "
+        "client that is slow to read, and that sends a few bytes more meanwhile”"
     )
 
 
 def test_posts():
     seen = rows(PAGE, "ten-post")
     assert seen["chapter 4, 16 MB at once"] == ["an exception"], (
-        "“It is enough that a client sends first and reads later, as Python's `http.client` does, "
-        'with a body that the server has no wish to see”; “So whoever answers "413, too large" '
-        "and closes isn't understood by clients of this kind, unless it listens to the rest of it "
-        "first”"
+        "“It is lost if a client sends all before it reads, as Python's http.client does”; “So a "
+        'server that answers "413, too large" and closes isn\'t understood by clients of this '
+        "kind”"
     )
     assert seen["this chapter, 2 MB in 2 s"] == ["an exception"], (
-        "“With a deadline, since a client may send for ever: the last row is cut off after our "
-        "second”"
+        "“This needs a deadline, since a client may send for ever: the last row is cut off after "
+        "our second”"
     )
 
 
@@ -248,7 +245,7 @@ def test_its_docstring():
     with lab.serve(TEN) as server, lab.connect(server) as client:
         lab.at_rest(server, sockets=2)
         assert lab.kernel.watched(server.pid) == ["IN|ERR|HUP"] * 2, (
-            "“One thread, level-triggered epoll: a client's end is its own affair”"
+            "“One thread, level-triggered epoll: a client's end harms no other”"
         )
         client.send(KEPT)
         read_answers(client, 1)
@@ -259,10 +256,10 @@ def test_its_docstring():
         client.send(b"thrown away")
         lab.at_rest(server, sockets=1)
         assert 0.5 < time.monotonic() - began < 3, (
-            "“Connections last as HTTP/1.1 has it; after the last answer comes a FIN, and what the "
-            "client still sends is thrown away until it ends, too, or a second is over”; “`write` "
-            "ends with `SHUT_WR`, and the connection goes on being read, into nothing. The "
-            "deadlines need no heap: everybody gets one second”"
+            "“Connections last as HTTP/1.1 has it; after the last answer comes a FIN, and what "
+            "the client still sends is thrown away until its FIN comes, or a second is over”; "
+            "“After the last answer write calls SHUT_WR, and what the client still sends is read "
+            "and thrown away. The deadlines need no heap: everybody gets one second”"
         )
 
 
@@ -286,12 +283,12 @@ def test_a_console_that_waits_to_be_read_stops_all():
 def test_what_the_server_does():
     seen = rows(PAGE, "ten-http")
     assert seen["Content-Length"][0] == "200" and seen["chunked"][0] == "411", (
-        "“Of HTTP it knows little: a body is not read, and the answer to it is the last one. One "
-        "in chunks, whose length nobody has told, is refused”"
+        "“Of HTTP it knows little: a body is not read, and the answer to its request is the last "
+        "one. A body in chunks, whose length nobody has told, is refused”"
     )
     assert "get it: True\ndescriptors kept: 0 - it sleeps: True" in printed(PAGE, "ten-storm"), (
-        "“Be it `IN`, `HUP` or `ERR`, the server does what comes next for this client, `write` if "
-        "something is unsent, else `read`, and the call tells what the matter is”"
+        "“At each event, be it IN, HUP or ERR, the server does what comes next for this client, "
+        "write if something is unsent, else read, and the call tells what has happened”"
     )
     with lab.serve(TEN) as server, lab.connect(server) as client:
         with server.paused():
@@ -314,7 +311,8 @@ def test_what_is_scarce():
         with socket.create_connection(listener.getsockname()):
             often = [lab.names(epoll.poll(5)) for _ in range(100)]
     assert often == ["IN"] * 100, (
-        "“it waits in the queue, and level-triggered epoll would report it for ever”"
+        "“the newcomer stays in the queue, and level-triggered epoll would report the listener "
+        "for ever”"
     )
 
 
@@ -341,7 +339,7 @@ def test_a_stale_event_hits_the_newcomer():
     assert accepted.fileno() == -1 and two > one, (
         "“Descriptors are numbers, and the kernel gives out the lowest one that is free”"
     )
-    assert lab.told(newcomer) == "a FIN", "“one whose event says `HUP` closes the wrong client”"
+    assert lab.told(newcomer) == "a FIN", "“if the event says HUP, it closes the wrong client”"
     epoll.close()
 
 
@@ -369,16 +367,16 @@ def test_the_note_s_servers_are_the_chapters_with_its_lines():
 """
     own = "                requests[fd] += connections[fd].recv(1024)\n"
     assert as_in_chapter("10_rewrite_edge.py", lines, own) == serve("05_edge_triggered.py"), (
-        "“Chapter 5's server, edge-triggered, with the translator's lines”; “With that done, "
-        "the loop in chapter 5's `read` is this”"
+        "“Chapter 5's server, edge-triggered, with the translator's lines”; “With his lines, the "
+        "loop in chapter 5's read is this”"
     )
     lines = re.sub("^ {8}", "", lines, flags=re.MULTILINE).replace("EDGE", "0")
     own = own.removeprefix("        ")
     level = as_in_chapter("10_rewrite_level.py", lines, own)
     assert level == serve("04_level_triggered.py"), (
-        "“Chapter 4's server, level-triggered, with the translator's lines”; “chapter 4's "
-        "level-triggered server with the same lines. They stand in one branch there, without a "
-        "loop”"
+        "“Chapter 4's server, level-triggered, with the translator's lines”; “And here is "
+        "chapter 4's level-triggered server with the same lines. They stand in one branch there, "
+        "without a loop”"
     )
 
 
@@ -387,18 +385,17 @@ def test_the_note():
     assert words["connects and closes", "05"] == "frozen", (
         "“He had seen the spin of the edge-triggered server”"
     )
-    assert words["connects and closes", "05′"] == "ok", "“It does mend the spin”"
+    assert words["connects and closes", "05′"] == "ok", "“They do mend the spin”"
     said = printed(PAGE, "ten-accident").split()
     assert said[:6] == ["recv", "0", "shutdown", "done", "recv", "0"], (
-        "“Look at the third line. The rewrite has no `break`: after the `shutdown` it calls `recv` "
-        "again, and gets nothing again, of course, and calls `shutdown` again; and that raises, "
-        "`ENOTCONN`”"
+        "“Look at the third line. The loop has no `break`: after the `shutdown` it calls `recv` "
+        "again, gets nothing again, and calls `shutdown` again; and that raises, `ENOTCONN`”"
     )
     seen = rows(PAGE, "ten-vanish")
     assert seen["the note's, edge"] == ["0", "spins"], (
-        "“So the loop ends by an accident, and the accident depends on the client's kernel, which "
-        "has to acknowledge the server's FIN before the loop comes round. On loopback it does”; "
-        "“the client's FIN has come through, and what the server sends from then on does not”"
+        "“So it ends by an accident, which depends on the client's kernel: it has to acknowledge "
+        "the server's FIN before the loop comes round. On loopback it does”; “its FIN has come "
+        "through, and what the server sends from then on does not”"
     )
     seen = rows(PAGE, "ten-half")
     assert seen["the note's, edge"] == ["0", "3"], (
@@ -442,7 +439,7 @@ def test_only_who_has_shut_its_own_reading_sees_more_after_an_end():
     theirs.send(b"more")
     lab.settled(theirs)
     assert (first, ours.recv(100)) == (b"", b"more"), (
-        "“Only a socket that has been shut for reading on our own side may see more after it”"
+        "“Only a socket that we have shut down for reading ourselves may see data after it”"
     )
 
 
@@ -555,8 +552,8 @@ def test_the_solutions():
     exec(cells["ten-solution"], own)
     said = check(1, own["state"]) + check(2, own["close_gently"])
     assert len(said) == 2 and all(line.startswith("solved:") for line in said), (
-        "“`RDHUP` says that there is an end without reading up to it, and the deadline is one for "
-        "the whole farewell, not for each `recv`”"
+        "“RDHUP tells of the end of input without reading up to it, and one deadline holds for "
+        "the whole farewell, not for each recv”"
     )
 
 
@@ -570,15 +567,17 @@ def test_those_who_stay_fill_it(run_folder):
         newcomer = lab.Conversation(server.address, seconds=0.5)
         newcomer.ask()
         assert newcomer.answers() == [], (
-            "“What it can't stand are those who stay, by the hundred, until it has no descriptor "
-            "left”; “What it can't do is get rid of somebody who stays and says nothing: for that "
-            "one needs deadlines”; “a silent client that is there holds its descriptor for ever”; "
-            "“Out of descriptors, the server accepts none until one is free”"
+            "“But clients who stay, by the hundred, leave it no descriptor”; “It can't get rid "
+            "of a client that stays and says nothing: that needs deadlines”; “a silent client "
+            "that is there holds its descriptor for ever”; “Out of descriptors, the server "
+            "accepts nobody until one is free”"
         )
         staying[0].close()
         newcomer.seconds = 5
         newcomer.read_all()
-        assert len(newcomer.answers()) == 1, "“the server accepts none until one is free”"
+        assert len(newcomer.answers()) == 1, (
+            "“Out of descriptors, the server accepts nobody until one is free”"
+        )
         staying[1].close()
         newcomer.close()
 

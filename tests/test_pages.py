@@ -59,13 +59,15 @@ def test_the_marks_of_the_masks():
     assert made["idle"]
     html = made._repr_html_()
     assert "○" in html and "●" not in html, (
-        "what_epoll_reports: “● is reported even when nothing is asked for, ○ only if asked for”"
+        "what_epoll_reports: “An event with ● is reported even when nothing is asked for, one "
+        "with ○ only if asked for”"
     )
     seen = rows("what_epoll_reports", "masks-own")["both halves, and then data came"]
     assert seen[-2:] == ["ECONNRESET, b''", "ECONNRESET"], (
-        "what_epoll_reports: “the next byte that the peer sends ends the connection, and that one "
-        "is a reset, for both”; what_epoll_reports: “The error goes to whichever call asks first; "
-        "whoever swallows it sees an orderly end from then on”"
+        "what_epoll_reports: “after SHUT_RDWR the next byte that the peer sends ends the "
+        "connection, by a reset, for both sides”; what_epoll_reports: “The error goes to "
+        "whichever call asks first; a program that swallows the error sees an orderly end from "
+        "then on”"
     )
 
 
@@ -105,8 +107,8 @@ def test_what_does_not_happen_is_in_no_other_list():
 
 def test_the_console_of_the_defects():
     assert "sleeps in write" in printed("defects", "defects-console"), (
-        "defect 14: “once it is full the server sleeps in write, and everybody waits”; "
-        "defects: “Then `print` waits, and with it everybody”"
+        "defect 14: “once it is full the server sleeps in write, and everybody waits”; defects: "
+        "“Then print waits, and every client with it”"
     )
 
 
@@ -134,7 +136,7 @@ def test_which_of_them_has_it_right():
 
 def test_what_is_printed_of_a_body():
     assert "'x'" in printed("defects", "defects-escape"), (
-        "defects: “Of the body `xyz` it prints the `x`”"
+        "defects: “Of the body xyz the server prints the x”"
     )
 
 

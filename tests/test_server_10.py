@@ -81,7 +81,7 @@ def test_a_reset_ends_one_connection_whenever_it_comes(ten, act):
     other.read_all()
     assert lab.rows.hello(other), (
         "10_peers_that_close: “An error ends the connection that it came from”; "
-        "10_peers_that_close: “One `try` round one client”"
+        "10_peers_that_close: “One try round the work for one client”"
     )
     other.close()
 
