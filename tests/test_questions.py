@@ -90,7 +90,8 @@ def test_a_connect_that_fails_leaves_no_descriptor(door):
 
 def test_the_headings_are_what_python_says():
     assert "OSError: [Errno 24] Too many open files" in SAID, (
-        "“OSError: [Errno 24] Too many open files”"
+        "“OSError: [Errno 24] Too many open files”; "
+        "intro: “an exception's text, `[Errno 24]` and others”"
     )
     assert "BlockingIOError: [Errno 11] Resource temporarily unavailable" in SAID, (
         "“BlockingIOError: [Errno 11] Resource temporarily unavailable”"
