@@ -154,9 +154,8 @@ def test_what_one_does_not_see_any_more():
 
 
 def test_a_loop_that_is_told_once_goes_deaf():
-    assert rows("05_edge_triggered", "five-deaf")["wait, while it sleeps"] == ["2", "2"], (
-        "“or, with EPOLLET, goes deaf”"
-    )
+    waiting_while_it_sleeps, *_ = list(rows("05_edge_triggered", "five-deaf").values())[1:]
+    assert waiting_while_it_sleeps == ["2", "2"], "“or, with EPOLLET, goes deaf”"
 
 
 def test_epoll_reports_out_of_a_connection_that_was_refused():
