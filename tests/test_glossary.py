@@ -1,5 +1,6 @@
 """The glossary: what each of its words means can be tried, and its links lead somewhere."""
 
+import contextlib
 import errno
 import os
 import re
@@ -287,6 +288,22 @@ def test_a_listener_carries_no_data(door):
     assert lab.tried(door(1).recv, 1) == "recv: ENOTCONN", (
         "“A listening socket. It carries no data”"
     )
+
+
+def test_a_spent_edge_makes_a_loop_deaf(door):
+    listener = door(5)
+    address = listener.getsockname()
+    with contextlib.ExitStack() as stack, select.epoll() as epoll:
+        epoll.register(listener, select.EPOLLIN | select.EPOLLET)
+        for _ in range(2):
+            stack.enter_context(socket.create_connection(address))
+        told = [len(epoll.poll(0)), len(epoll.poll(0))]
+        waiting, _ = lab.kernel.accept_queue(address)
+        stack.enter_context(socket.create_connection(address))
+        assert (told, waiting, len(epoll.poll(0))) == ([1, 0], 2, 1), (
+            "“while clients wait in its accept queue: the edge that told of them is spent, and only "
+            "another client's arrival makes a new one”"
+        )
 
 
 def test_one_client_may_get_all_the_turns():
