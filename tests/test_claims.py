@@ -196,9 +196,10 @@ def test_what_a_queue_must_hold_is_a_product():
 def test_chapter_10():
     said = printed("10_peers_that_close", "ten-accident").split()
     assert said[:8] == ["recv", "0", "shutdown", "done", "recv", "0", "shutdown", "OSError"], (
-        "claim 116, wrong: “It has no break, so it goes round again, and again; and it closes "
-        "nothing”; claim 117, wrong: “The loop ends by an accident, an error of the second "
-        "shutdown”; claim 119, caveat: “They need not; there is no mistake to guard against”"
+        "claim 116, wrong: “The loop has no break, so it goes round again, and again; and it "
+        "closes nothing”; claim 117, wrong: “The loop ends by an accident, an error of the "
+        "second shutdown”; claim 119, caveat: “They need not; there is no mistake to guard "
+        "against”"
     )
     seen = rows("10_peers_that_close", "ten-half")
     assert seen["the note's, edge"] == ["0", "3"] and seen["this chapter's"] == ["3", "0"], (
@@ -268,7 +269,7 @@ def test_an_edge_is_reported_once_and_a_level_again():
             seen[mode] = [len(epoll.poll(0)) for _ in range(3)]
     assert seen == {0: [1, 1, 1], select.EPOLLET: [1, 0, 0]}, (
         "claim 47, caveat: “In edge-triggered mode that is so. In the default mode it tells what "
-        "is so now”"
+        "is so now”; intro: “difference between level-triggered and edge-triggered? Three ways to”"
     )
 
 

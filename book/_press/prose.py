@@ -25,7 +25,8 @@ ROOT = notebooks.BOOK.parent
 FILES = {"intro": notebooks.BOOK / "intro.md", "README": ROOT / "README.md"}
 HOW = ("tied", "cited", "excused", "untied")
 QUOTATION = re.compile(r"(?:(claim|defect) (\d+)(?:, (\w+))?: |(\w+): )?“([^”]*)”")
-PROGRAM = re.compile(r"^```{code-cell}\n(?::[^\n]*\n)*(.*?)^```", re.DOTALL | re.MULTILINE)
+OPTIONS = r"(?::[^\n]*\n|---\n.*?\n---\n)*"  # of a cell: lines, or a block of YAML
+PROGRAM = re.compile(rf"^```{{code-cell}}\n{OPTIONS}(.*?)^```", re.DOTALL | re.MULTILINE)
 HOME = re.compile(r'^PAGE = "(\w+)"$', re.MULTILINE)
 EXCUSE = re.compile(r"<!--\s*untied:(.*?)-->|^\s*# untied:([^\n]*)$", re.DOTALL | re.MULTILINE)
 EXCUSED = re.compile(r"((?:“[^”]+”(?:, )?)+)(?:: ?(.*))?")
