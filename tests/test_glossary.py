@@ -301,8 +301,8 @@ def test_a_spent_edge_makes_a_loop_deaf(door):
         waiting, _ = lab.kernel.accept_queue(address)
         stack.enter_context(socket.create_connection(address))
         assert (told, waiting, len(epoll.poll(0))) == ([1, 0], 2, 1), (
-            "“while clients wait in its accept queue: the edge that told of them is spent, and only "
-            "another client's arrival makes a new one”"
+            "“while clients wait in its accept queue: the edge that told of them is spent, and "
+            "only another client's arrival makes a new one”"
         )
 
 
