@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 
+from _press.prose import PROGRAM
 from conftest import BOOK, ROOT
 from lab import notebooks
 
@@ -183,16 +184,16 @@ def test_one_downloaded_alone_says_what_to_clone(path, tmp_path):
 def test_the_introduction_runs():
     """nbval does not read MyST; the build would notice, but only if this failed too."""
     text = (BOOK / "intro.md").read_text(encoding="utf-8")
-    (cell,) = re.findall(r"```{code-cell}\n(?::[^\n]*\n)*(.*?)```", text, flags=re.DOTALL)
+    cells = PROGRAM.findall(text)
     done = subprocess.run(
-        [sys.executable, "-c", cell],
+        [sys.executable, "-c", "\n".join(cells)],
         cwd=BOOK,
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": "."},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith("200 'Hello, world!'")
+    assert len(cells) == 2 and done.stdout.splitlines()[-1].endswith("200 'Hello, world!'")
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
