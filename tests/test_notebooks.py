@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from _press.prose import PROGRAM
+from _press.prose import PROGRAM as CODE_CELL
 from conftest import BOOK, ROOT
 from lab import notebooks
 
@@ -184,7 +184,7 @@ def test_one_downloaded_alone_says_what_to_clone(path, tmp_path):
 def test_the_introduction_runs():
     """nbval does not read MyST; the build would notice, but only if this failed too."""
     text = (BOOK / "intro.md").read_text(encoding="utf-8")
-    cells = PROGRAM.findall(text)
+    cells = CODE_CELL.findall(text)
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(cells)],
         cwd=BOOK,
