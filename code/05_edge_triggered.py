@@ -3,11 +3,11 @@
 It accepts, receives and sends until the kernel has no more for it, and
 takes every error for that. A client that ends its half of the connection,
 with or without a request, stops the server for good: at the end of input
-nothing raises. One that sends without pause stops it meanwhile, and fills
-its memory. More clients than it may have descriptors, and than fit into
-its queue, leave it deaf. A reset leaves a descriptor behind, or ends it,
-if it comes just before the farewell; a request that is not UTF-8, or a
-closed console, ends it, too.
+nothing raises. A client that sends without pause stops the server as long
+as it sends, and fills its memory. More clients than the server may have
+descriptors, and than fit into its queue, leave it deaf. A reset leaves a
+descriptor behind; just before the shutdown, it ends the server. So does a
+request that is not UTF-8, and so does a closed console.
 """
 
 import contextlib

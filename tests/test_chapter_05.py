@@ -62,10 +62,10 @@ def test_how_one_is_told():
         "“This one is told once, and takes everything at once. But it gets no second chance”"
     )
     assert seen["a full send buffer drains"][0] == "IN|OUT", (
-        "“But only the moment is an edge”; “whatever it was that happened”; “Not one new byte has "
-        "come”; “So a server that leaves something lying may be reminded of it, by luck. It must "
-        "not count on that”; “Level-triggered epoll reports "
-        "as long as something is so; edge-triggered epoll when something happens, and then all”"
+        "“But only the moment is an edge”; “whatever it was that happened”; “In the third row not "
+        "one new byte has come”; “So a server that leaves bytes unread may be reminded of them, by "
+        "luck. It must not count on that”; “Level-triggered epoll reports as long as something is "
+        "so; edge-triggered epoll when something happens, and then all”"
     )
     assert seen["it is registered"][0] == "OUT", (
         "“though there has been room all the time: `register` and `modify` look at the socket, and "
@@ -76,22 +76,22 @@ def test_how_one_is_told():
 def test_what_ends_its_loops():
     seen = rows(PAGE, "five-run")
     assert seen["accept"] == seen["recv"] == ["done", "done, BlockingIOError"], (
-        "“They go on until `accept` and `recv` raise, or `send` "
-        "has nothing left”; “`accept` and `recv` are called once more than there is something to "
-        "get, and the exception ends the loop”"
+        "“They go on until `accept` and `recv` raise, or `send` has nothing left”; “`accept` and "
+        "`recv` are called once more when there is nothing left to get, and the exception ends the "
+        "loop”"
     )
     seen = rows(PAGE, "five-left-over")
-    assert [each[1] for each in seen.values()] == ["edge, one", "1", "1", "476"], (
+    assert [each[1] for each in seen.values()] == ["edge, takes one", "1", "1", "476"], (
         "“Here a loop polls as a server does, and takes one thing for each report, or all there "
-        "is”; “it has to go on until there is no more”; "
-        "“In the middle somebody is always left at the door”; “one `accept` takes one of them”; "
-        "“From now on the loop is one behind”; “476 of 1,500 bytes lie unread while the server”"
+        "is”; “the server has to go on until there is no more”; “In the middle column something is "
+        "always left over”; “one `accept` takes one of the two”; “From now on the loop is one "
+        "client behind”; “476 of 1,500 bytes lie unread while the server”"
     )
     assert [each[2] for each in seen.values()][1:] == ["0", "0", "0"]
     seen = rows(PAGE, "five-ends")
     assert seen["half-closes"] == ["b'hello', b'', b'', b''"], (
-        "“Its loop waits for an exception and takes any exception for the end of what there is. So "
-        "the end of input never ends that loop, and a reset ends it unnoticed”"
+        "“It waits for an exception and takes any exception for the end of what there is. So the "
+        "end of input never ends that loop, and a reset ends it unnoticed”"
     )
     assert seen["resets"] == ["b'hello', ECONNRESET, b'', b''"], (
         "“Whoever overlooks that `ECONNRESET` is told of an ordinary end of input afterwards”; "
@@ -117,14 +117,13 @@ def test_what_tls_has_read_ahead_is_reported_in_no_mode(mask):
 def test_the_one_that_half_closes():
     assert printed(PAGE, "five-half-close").startswith("recv brings 18 0 0 0"), (
         "“One client has asked and has nothing more to say, so it shuts down its sending half and "
-        "listens”; “it runs without a pause, and answers nobody”; “its request has been "
+        "listens”; “the server runs without a pause, and answers nobody”; “its request has been "
         "read to the last byte, and the server never gets as far as looking whether it is "
-        "complete”; "
-        "“The client of the picture sends a complete request and half-closes”"
+        "complete”; “The client of the picture sends a complete request and half-closes”"
     )
     words = lab.matrix.stored()
     assert words["half closes after asking", "04"] == "ok", (
-        '“but there each `b""` was a turn of the outer loop, and the others got theirs”'
+        '“but there each `b""` was a turn of the outer loop, and the other clients got their turns”'
     )
     assert words["connects and closes", "05"] == "frozen", (
         "“A client that simply connects and closes does the same to it”; “A client that ends its "
@@ -152,9 +151,10 @@ def test_the_remedy_takes_both_decisions(solution, run_folder):
 def test_the_fast_one():
     seen = rows(PAGE, "five-fast")
     assert seen["asks beside the fast one"] == ["is answered", "waits"], (
-        "“The loop has a second way not to end: a client sends without pause”; “One that sends "
-        "without pause stops it meanwhile”; “Chapter 4's server reads such a client once, and then "
-        "it is somebody else's turn”; “A client that sends without a pause stops it as well”"
+        "“The loop has a second way not to end: a client sends without pause”; “A client that "
+        "sends without pause stops the server as long as it sends”; “Chapter 4's server reads such "
+        "a client once, and then it is somebody else's turn”; “A client that sends without a pause "
+        "stops the server as well”"
     )
     times = []
     for size in (10_000, 10_000_000):
@@ -167,23 +167,24 @@ def test_the_fast_one():
         times.append(min(took))
     assert times[1] > 10 * times[0], (
         "“`+=` copies all that came before it, so the longer this goes on the slower the server "
-        "reads”; “It needn't even be fast”"
+        "reads”; “The client needn't even be fast”"
     )
 
 
 def test_deaf():
     seen = rows(PAGE, "five-deaf")
-    assert seen["wait, while it sleeps"] == ["2", "2"], (
-        "“once it has run out of descriptors it can stay deaf”; “two clients at its door and room "
-        "for them. `accept` had failed with `EMFILE`”; “The edge was spent, and only another "
-        "arrival makes another”; “More clients than it may have descriptors, and than fit into its "
-        "queue, leave it deaf”; defect 11: “EMFILE spends the listener's edge”"
+    assert seen["clients that wait while it sleeps"] == ["2", "2"], (
+        "“once the server has run out of descriptors it can stay deaf and accept nobody”; “two "
+        "clients in its accept queue and descriptors for both. `accept` had failed with `EMFILE`”; "
+        "“The edge was spent, and only another arrival makes a new one”; “More clients than the "
+        "server may have descriptors, and than fit into its queue, leave it deaf”; defect 11: "
+        "“EMFILE spends the listener's edge”"
     )
-    assert seen["a newcomer"] == ["get: ETIMEDOUT", "get: 200 'Hello, world!'"], (
-        "“the next visitor wakes the server, and those who waited are served along with him”; "
-        "“and a dropped SYN is no arrival. From outside it looks like a dead network”"
+    assert seen["a newcomer gets"] == ["get: ETIMEDOUT", "get: 200 'Hello, world!'"], (
+        "“the next client wakes the server, and those that waited are served along with it”; “and "
+        "a dropped SYN is no arrival. From outside it looks like a dead network”"
     )
-    assert seen["are answered then"] == ["0", "2"]
+    assert seen["of these, answered then"] == ["0", "2"]
 
 
 def test_accept_fails_with_emfile():
@@ -227,10 +228,10 @@ def test_whose_error_it_is(solution, run_folder, number):
     assert (took > 0.9) == (number == errno.EMFILE), (
         "“After an error that is one client's own, like `ECONNABORTED`, the loop goes on”; “After "
         "`EMFILE` the server has to remember by itself that its listener is still ready, and to "
-        "try again at a set time”; “When descriptors or memory have run out it is tried again "
-        "when a client leaves, and at the latest a second later, whatever happens meanwhile”; "
-        "“`EMFILE` is none of them. A server that leaves its `accept` loop for it must come back "
-        "at a set time, or leave the listener level-triggered”"
+        "try again at a set time”; “When descriptors or memory have run out, `accept` is tried "
+        "again when a client leaves, and at the latest a second later, whatever happens "
+        "meanwhile”; “`EMFILE` is none of these three. A server that leaves its `accept` loop for "
+        "it must come back at a set time, or leave the listener level-triggered”"
     )
 
 
@@ -265,7 +266,8 @@ def test_a_quiet_moment_is_no_set_time(solution, run_folder):
             heard.append(len(late.answers()))
             late.close()
     assert heard == [1, 0], (
-        "“A quiet moment is no such time: while some other client keeps talking there is none”"
+        "“To wait for a quiet moment won't do: while some other client keeps talking, there is "
+        "none”"
     )
 
 
@@ -280,10 +282,10 @@ def test_what_a_reset_is_told_as():
     )
     seen = rows(PAGE, "five-swallowed")
     assert seen["half a request"][1] == "10 descriptors stay", (
-        "“Neither is fatal any more”; “The same broad `except` swallows a client's reset”; “So "
-        "each of them keeps a descriptor, until there are none left, and then the server is deaf”; "
-        "“A reset leaves a descriptor behind, or ends it, if it comes just before the farewell; a "
-        "request that is not UTF-8, or a closed console, ends it, too”"
+        "“Neither reset is fatal any more”; “The same broad `except` swallows a client's reset”; "
+        "“So each of these clients keeps a descriptor, until no descriptor is left, and then the "
+        "server is deaf”; “A reset leaves a descriptor behind; just before the shutdown, it ends "
+        "the server. So does a request that is not UTF-8, and so does a closed console”"
     )
     words = lab.matrix.stored()
     names = "bytes that are not UTF-8", "its console closed"
@@ -301,7 +303,7 @@ def test_renewing_an_entry_puts_it_back():
             epoll.modify(ours, EDGE)
             told = [len(epoll.poll(0)) for _ in range(2)]
             assert told == [1, 0], (
-                "“Or one uses the kernel's: `modify`, with the same mask, puts the socket "
+                "“The kernel's list will do as well: `modify`, with the same mask, puts the socket "
                 "back on it, for a system call each time”"
             )
 
@@ -317,8 +319,8 @@ def test_who_never_leaves_the_list_keeps_the_loop_awake(run_folder):
         found = lab.matrix.judge(lab.rows.row("a header without end"), column)
         assert found.word == word, (
             "“a server that forgets to take somebody off its list polls without sleeping, for "
-            "ever”; “as long as there is somebody on it, it mustn't sleep”; “With someone on it, "
-            "don't sleep”"
+            "ever”; “as long as there is somebody on that list, the server mustn't sleep”; “While "
+            "there is somebody on it, don't sleep”"
         )
 
 
@@ -327,13 +329,13 @@ def test_the_bill():
     of_level, of_first = map(float, said)
     assert 0.7 < of_level < of_first < 1.05, (
         "“registering once saves half of chapter 4's system calls, and about a sixth of its CPU "
-        "time, here. Of the time of the server that sends first it saves less”"
+        "time, here. Against the server that sends first it saves less”"
     )
     once = notebooks.program(PAGE, "05_register_once.py")
     assert once.count("epoll.register(connection, ALL)") == 1 and "modify" not in once, (
-        "“which sends before it asks for `OUT`, this chapter's, and the one for which "
+        "“which sends before it asks for `OUT`, this chapter's, and the kind of server for which "
         "edge-triggered mode is made. It registers a socket once, for everything, and never "
-        "speaks of it again”; “Registering once does what it promises”"
+        "changes the registration”; “Registering once does what it promises”"
     )
 
 
@@ -347,8 +349,8 @@ def test_a_short_read_has_emptied_the_queue_and_may_have_missed_the_end():
         lab.settled(ours)
         told, read, then = lab.names(epoll.poll(0)), ours.recv(100), lab.names(epoll.poll(0))
         assert (told, read, then) == ("IN|RDHUP", b"hello", "nothing"), (
-            "“But not if the event had `RDHUP`, `HUP` or `ERR` in it: then the end comes right "
-            "behind the data, and its edge is already spent”"
+            "“But don't stop there if the event had `RDHUP`, `HUP` or `ERR` in it: then the end "
+            "comes right behind the data, and its edge is already spent”"
         )
         assert ours.recv(100) == b""
 
@@ -357,16 +359,17 @@ def test_who_freezes_it():
     words = lab.matrix.stored()
     mine = {client: word for (client, server), word in words.items() if server == "05"}
     assert mine["connects and closes"] == mine["half closes after asking"] == "frozen", (
-        "“The polite client, which that one serves, freezes this one; so does the client that "
-        "makes that one spin”"
+        "“A client that half-closes is served by that one and freezes this one; so does the client "
+        "that makes that one spin”"
     )
     assert mine["whole request then resets"] == "leaking"
     assert mine["bytes that are not UTF-8"] == "dead", (
-        "“What kills it freezes this one or makes it leak, and bytes that are not UTF-8 kill both”"
+        "“What kills chapter 4's server freezes this one or makes it leak, and bytes that are not "
+        "UTF-8 kill both”"
     )
 
 
 def test_asyncio_is_level_triggered():
     assert "ET" not in printed(PAGE, "five-asyncio"), (
-        "“Python's own event loop, asked here and now”"
+        "“What does asyncio, Python's own event loop, ask of epoll”"
     )

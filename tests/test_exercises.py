@@ -521,7 +521,7 @@ HEARS_AGAIN = Exercise(
         ),
         "accept again when a client has left": solution_with(
             (COME_BACK, "            if again == 0:\n"),
-            refused="not yet: it hears again, while another client talks",
+            refused="not yet: it accepts again, while another client talks",
         ),
         "accept again when nothing has happened": solution_with(
             (
@@ -530,7 +530,7 @@ HEARS_AGAIN = Exercise(
                 "            for fd, events in happened:\n",
             ),
             (COME_BACK, "            if again is not None and not happened:\n"),
-            refused="not yet: it hears again, while another client talks",
+            refused="not yet: it accepts again, while another client talks",
         ),
         "accept again at once": solution_with(
             (COMES_AGAIN, "                again = 0\n"),

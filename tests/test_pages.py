@@ -122,7 +122,7 @@ def test_how_late_the_answers_are():
 def test_what_an_edge_leaves_over():
     seen = rows("05_edge_triggered", "five-left-over")
     assert seen["of 1,500 bytes"] == ["0", "476", "0"], (
-        "05_edge_triggered: “Then something is left over, and nobody will remind us”"
+        "05_edge_triggered: “Then bytes are left unread, and no edge will report them”"
     )
 
 
