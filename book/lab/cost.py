@@ -21,7 +21,7 @@ from .measured import timed
 from .recorder import record
 from .session import find
 
-# What the recorder calls by Python's names, as the kernel does.
+# The kernel's names of the calls that the recorder has by Python's names.
 SYSTEM_CALLS = {
     "poll": "epoll_wait", "register": "epoll_ctl", "modify": "epoll_ctl",
     "unregister": "epoll_ctl", "accept": "accept4", "recv": "recvfrom",
@@ -32,7 +32,7 @@ VISITS = 5
 
 
 def visits(server, talk):
-    """Let clients come one by one; the server sleeps between a connecting and an asking.
+    """Let clients connect and ask one by one; before each step the server sleeps.
 
     talk: a function that makes a Conversation with it, by the client's name.
     """
@@ -47,14 +47,14 @@ def visits(server, talk):
 
 
 def per_visit(count):
-    """Turn counts of all visits into those of one. Raises ValueError if they were not alike."""
+    """Turn the counts of all visits into one visit's. Raises ValueError if visits differed."""
     if not count or any(number % VISITS for number in count.values()):
         raise ValueError(f"{VISITS} visits, and yet {dict(count)}")
     return {name: number // VISITS for name, number in count.items()}
 
 
 def visits_at_once(server, talk, number):
-    """Let clients come and ask while the server is stopped: it finds them all at once."""
+    """Let clients connect and ask while the server is stopped, so that it finds all at once."""
     at_rest = len(kernel.sockets(pid=server.pid))
     with server.paused():
         together = [talk(f"client {each}") for each in range(number)]
@@ -93,7 +93,7 @@ def system_calls(name, at_once=1):
 
 
 def _timed_out(call):
-    """Did a poll wait for a second, and find nothing?"""
+    """Tell whether a poll waited for its second, and found nothing."""
     return call.name == "poll" and call.got == [] and call.took > 0.9
 
 
@@ -101,7 +101,7 @@ TRACED = "epoll_wait,epoll_pwait,epoll_ctl,accept4,recvfrom,sendto,shutdown,clos
 
 
 def by_strace(name):
-    """Count the same by strace: {name: number}, or a text that says why it can't.
+    """Count a visit's system calls by strace: {name: number}, or a text that says why not.
 
     name: a file in run/, or a path, of an epoll server.
     """
@@ -114,7 +114,7 @@ def by_strace(name):
             if "attached" not in strace.stderr.readline():
                 return "may not look here"
             try:
-                # One before the others: of the call that strace found it in it may tell or not.
+                # One client first: strace may leave out the call that the server sleeps in.
                 clients.get(server.address)
                 until_at_rest(server.pid, 1)
                 visits(server, lambda name: clients.Conversation(server.address, name))
@@ -125,7 +125,7 @@ def by_strace(name):
 
 
 def _count_traced(lines):
-    """Count the calls of strace's lines that follow the first visit; a poll in vain is none."""
+    """Count the calls in strace's lines after the first visit, without polls that timed out."""
     first = next(n for n, line in enumerate(lines) if line.startswith("close("))
     count = collections.Counter()
     for line in lines[first + 1 :]:
@@ -150,10 +150,10 @@ def compare_with_strace(counts):
 
 
 def waits(*servers, times):
-    """Return how long so many clients of each server wait, from connecting to the answer's end.
+    """Return how long clients of each server wait, from connecting to the answer's end.
 
-    A list of seconds for each server. They are asked in turns, so that a machine that is slow for a
-    while is so for all of them.
+    A list of seconds for each server. The servers are asked in turns, so that a machine that is
+    slow for a while is so for all of them.
     """
     rounds = [[timed(clients.get, server.address) for server in servers] for _ in range(times)]
     return [list(each) for each in zip(*rounds, strict=True)]
@@ -175,9 +175,9 @@ def cpu_per_request(*servers, requests=20, turns=8):
 
 
 def cpu_at_once(*servers, number, turns=8):
-    """Return the same for clients of whom so many come at once, while the server is stopped.
+    """Return the CPU time of a request when many clients come at once, to a stopped server.
 
-    Its queue must have room for them.
+    The server's queue must have room for them.
     """
 
     def ask(server):
@@ -209,9 +209,9 @@ def on_one_cpu(*servers):
 
 
 def cpus_used(number, work, seconds=0.25):
-    """Return how many CPUs so many threads of ours use together that do nothing but some work.
+    """Return how many CPUs a number of our threads use together, which only do some work.
 
-    work: a function that does a little of it. seconds: how long they are watched.
+    work: a function that does a little of it. seconds: how long the threads are watched.
     """
     stop = threading.Event()
 
@@ -223,7 +223,7 @@ def cpus_used(number, work, seconds=0.25):
     for thread in threads:
         thread.start()
     try:
-        began, used = time.monotonic(), time.process_time()  # in this order, or it may say too many
+        began, used = time.monotonic(), time.process_time()  # in this order, or it is too high
         time.sleep(seconds)
         return (time.process_time() - used) / (time.monotonic() - began)
     finally:

@@ -5,11 +5,11 @@ process and not the notebook's. When it goes, all its connections are reset at o
 socket(7)): ten thousand orderly ends would leave as many TIME-WAITs behind, which every later look
 at the kernel's tables would have to wade through.
 
-An Asker is what `ab` has many of, with its own story kept: a client whose connection nobody waits
-for. `ask_all` drives any number of them with one epoll instance: each asks as soon as it is
+An Asker is a non-blocking client, such as `ab` has many of, which notes when it was connected and
+answered. `ask_all` drives any number of them with one epoll instance: each asks as soon as it is
 connected, and reads its answer to the end.
 
-    callers = queue_up(address, 4)              they come one by one, and are in, or find it full
+    callers = queue_up(address, 4)              each is in the queue, or found it full
     callers, seconds = keep_coming(address, rate=50, seconds=0.2)
     answered, left = closed_loop(server, 100, seconds=0.8)     what `ab` does
     lost = ghosts(listener, 40)                 connected, and the server's kernel knows nothing
@@ -35,7 +35,7 @@ from survive.waiting import until
 
 from .experiment import settled
 
-HOLDER = Path(__file__).with_name("_crowd.py")  # that process
+HOLDER = Path(__file__).with_name("_crowd.py")  # the program of the other process
 SPARE = 100  # descriptors that a process needs for other things
 
 
@@ -78,7 +78,7 @@ class Crowd:
         self.close()
 
     def close(self):
-        """Reset all the connections. Twice does no harm."""
+        """Reset all the connections. To close twice does no harm."""
         if self.process.stdin.closed:
             return
         self.process.stdin.close()
@@ -114,11 +114,11 @@ class Asker:
         return None if self.connected is None else self.connected - self.began
 
     def close(self):
-        """Leave, however far it has come. Twice does no harm."""
+        """Leave, whatever it has done so far. To close twice does no harm."""
         self.socket.close()
 
     def _go_on(self, asks):
-        """Do what can be done now; return whether this one is through."""
+        """Do what can be done now; return whether this asker is done."""
         if self.connected is None:
             code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
@@ -136,11 +136,11 @@ class Asker:
 
 
 def ask_all(askers, seconds, asks=True, replace_with=None):
-    """Drive askers until all are through, or so many seconds have passed; return who is through.
+    """Drive askers until all are done, or so many seconds have passed; return those done.
 
-    asks: ask and read the answer, or else be content to be connected, and stay. replace_with: a
-    function of an asker that is through, which returns one to take its place, or None. Who is left
-    stays open, and may be driven on.
+    asks: whether they ask and read the answer, or only connect, and stay. replace_with: a function
+    of an asker that is done, which returns one to take its place, or None. The askers that are left
+    stay open, and can be driven on.
     """
     deadline, done = time.monotonic() + seconds, []
     under_way = {}
@@ -174,7 +174,7 @@ def ask_all(askers, seconds, asks=True, replace_with=None):
 
 
 def queue_up(address, number):
-    """Let clients come one by one, each when the one before is in the queue; return the Askers.
+    """Let clients come one by one, each when the last one is in the queue; return the Askers.
 
     As soon as the queue is full they come without waiting: their SYNs are dropped.
     """
@@ -188,15 +188,15 @@ def queue_up(address, number):
 
 
 def _is_full(address):
-    """Is the accept queue that full that a SYN is dropped?"""
+    """Tell whether the accept queue is so full that a SYN is dropped."""
     waiting, limit = kernel.accept_queue(address)
     return waiting > limit
 
 
 def keep_coming(address, rate, seconds):
-    """Let clients come at even times, so many a second, for so long.
+    """Let clients come evenly spaced, at a rate a second, for some seconds.
 
-    Returns the Askers, and for how many seconds they have been coming: as many as are due by then.
+    Returns the Askers, as many as are due by the end, and how many seconds they came for.
     """
     callers, began, past = [], time.monotonic(), 0
     while past < seconds or len(callers) < rate * past:
@@ -211,7 +211,7 @@ def keep_coming(address, rate, seconds):
 def closed_loop(server, number, seconds):
     """Do what `ab` does: so many clients at once, each followed by another when it is answered.
 
-    They are all there before the server looks. After so many seconds nobody follows any more.
+    All are connecting before the server runs. After so many seconds nobody follows any more.
     Returns the Askers that were answered, and those that were not, who are left open. Raises the
     OSError of one that failed.
     """
@@ -231,7 +231,7 @@ def closed_loop(server, number, seconds):
 
 
 def resent(seconds):
-    """Be a client at a queue that stays full for so long; return when its SYN was sent again.
+    """Connect to a queue that stays full for some seconds; return when the SYN was sent again.
 
     Each time in seconds after the first.
     """
@@ -248,15 +248,15 @@ def resent(seconds):
 
 
 SEVERAL = 4  # clients who have come back in one tick of their kernel's clock
-TICK = 0.05  # seconds in which that is over
+TICK = 0.05  # seconds: how long such a tick lasts at the most
 
 
 def ghosts(listener, number):
-    """Turn so many clients away from a listener of ours, make room, and wait until they come back.
+    """Turn clients away from a listener of ours, make room, and wait until they come back.
 
-    Those that come back in the same instant all find room, the room for one. Returns the Askers
-    who are connected, as their own end says, and of whom the kernel has nothing at the listener's:
-    four at the least. Raises TimeoutError.
+    number: how many. Those that come back in the same instant all find the same room for one.
+    Returns the ghosts, SEVERAL at the least: Askers that are connected, as their own end says, and
+    for which the kernel has no socket at the listener's end. Raises TimeoutError.
     """
     address = listener.getsockname()
     callers = queue_up(address, kernel.queues_of(listener)[1] + 1 + number)
@@ -279,15 +279,15 @@ def ghosts(listener, number):
 
 
 def _is_ghost(caller, address):
-    """Is a client connected to nobody?"""
+    """Tell whether a client is a ghost: connected, and to no socket."""
     there = caller.socket.getsockname()
     return caller.state() == "ESTABLISHED" and not kernel.find_socket(address, there)
 
 
 class Report(NamedTuple):
-    """What ab says: how many requests were answered, and the longest that a client took to connect.
+    """What ab reports: how many requests were answered, and the longest time to connect.
 
-    waited: that, in seconds. ended: has it come to its end by itself?
+    waited: that time, in seconds. ended: whether ab has ended by itself.
     """
 
     answered: int
@@ -299,10 +299,10 @@ def ab(server, requests, held=False, seconds=4):
     """Let ab(1) loose on a server, a hundred clients at a time; return its Report, or None where it
     is not installed.
 
-    requests: how many. held: it is stopped once some stand outside, and goes on when these have
-    come back, which takes a second; so they find an empty queue. seconds: after which it is
+    requests: how many. held: whether the server is stopped once clients are outside, until they
+    have come back, a second later; so they find an empty queue. seconds: after which ab is
     interrupted, once the server has nothing to do, and reports on what is done. Raises RuntimeError
-    where it says nothing, TimeoutError where it is to be held and nobody stands outside.
+    if ab says nothing, TimeoutError if the server is to be held and no client is outside.
     """
     if not shutil.which("ab"):
         return None

@@ -99,13 +99,13 @@ def judge(row, column):
 
 
 def survey(rows=None, columns=None, at_once=4):
-    """Judge every cell, so many at once; return {(row name, column label): Verdict}.
+    """Judge every cell, at_once of them at a time; return {(row name, column label): Verdict}.
 
     rows and columns: all, unless given. Raises ServerError if a server does not start at all.
     """
     rows = ROWS if rows is None else rows
     columns = COLUMNS if columns is None else columns
-    columns = [replace(column, path=column.file()) for column in columns]  # each written once
+    columns = [replace(column, path=column.file()) for column in columns]  # one writing each
     cells = [(row, column) for row in rows for column in columns]
     with ThreadPoolExecutor(at_once) as pool:
         names = [(row.name, column.label) for row, column in cells]
@@ -133,10 +133,10 @@ def compare(verdicts):
 
 
 def check_stays(name, *rude):
-    """Let rude clients of the matrix come and go, and say whether one who was there before stays.
+    """Let rude clients of the matrix come and go; say whether an earlier client keeps its server.
 
-    name: a file in run/, or a path. rude: their names. Who came first asks last: a server that
-    begins anew after each of them has lost it.
+    name: a file in run/, or a path. rude: their names. The earlier client asks last:
+    a server that starts afresh after each rude one has lost it.
     """
     with serve(find(name)) as server, Conversation(server.address) as first:
         until(lambda: len(server.sockets()) > 1, what="the first client to be accepted")

@@ -230,8 +230,8 @@ class Run:
         return talk, thread
 
     def is_full(self):
-        """Has the limit of calls been reached?"""
-        # Not by read: the offset is the server's, which writes there.
+        """Tell whether the limit of calls has been reached."""
+        # Not by read: we share the file's offset with the server, which writes there.
         new = os.pread(self._file.fileno(), 1 << 24, self._looked_at)
         self._looked_at += max(0, len(new) - len('"capped"'))
         self._full = self._full or b'"capped"' in new
@@ -264,7 +264,7 @@ class Run:
         )
 
     def _let_it_write(self):
-        """Wait until calls are written down that have returned, and that a client has seen work."""
+        """Wait until the recorder has written every return whose effect a client has seen."""
         open_calls = self._open_calls()
 
         def are_written():
@@ -276,7 +276,7 @@ class Run:
             until(are_written, seconds=1)
 
     def _open_calls(self):
-        """Return the numbers of the calls that have begun, and of which no return is written."""
+        """Return the numbers of the calls that have begun, and whose return is not written yet."""
         size = os.fstat(self._file.fileno()).st_size
         records = _records(os.pread(self._file.fileno(), size, 0))
         begun = {each["begins"] for each in records if each.get("name", "(runs)") != "(runs)"}
@@ -288,7 +288,7 @@ class Run:
 
 
 def _records(written):
-    """Return what a recorder has written, a dict a line; a torn last line is left out."""
+    """Return what a recorder has written, a dict for each line; a torn last line is left out."""
     lines = written.splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
 

@@ -93,7 +93,7 @@ class Picture(HTML):
         self.title, self.alt, self.shows = title, alt, shows
 
     def __repr__(self):
-        return repr(HTML())  # it is stored beside each picture, and says no more than that
+        return repr(HTML())  # this text is stored beside each picture
 
 
 def picture(draw, title, alt, height=3.0, narrow_height=None, shows=None):
@@ -176,7 +176,7 @@ def _colors(labels):
 
 
 def _set_axes(axes, x, y, settings):
-    """Dress the axes of curves: labels where no other panel has them, and numbers in full."""
+    """Set up the axes of curves: labels on the outer panels only, and numbers in full."""
     axes.set(xlabel=x, ylabel=y, **settings)
     axes.label_outer()
     axes.grid(True)
@@ -186,7 +186,7 @@ def _set_axes(axes, x, y, settings):
 
 
 def _legend(figure, handles):
-    """Explain handles below a figure, in as many columns as it is wide enough for."""
+    """Draw a legend below a figure, in as many columns as its width has room for."""
     for columns in range(len(handles), 0, -1):
         legend = figure.legend(
             handles=handles, loc="outside lower center", ncols=columns, columnspacing=1
@@ -261,7 +261,7 @@ def running_total(events):
 
 
 def shares(times):
-    """Return what share of measured times is no longer than each: [(time, percent)].
+    """Return, for each measured time, the share of times that are no longer: [(time, percent)].
 
     times: in any unit and order.
     """
@@ -270,7 +270,7 @@ def shares(times):
 
 
 def table(header, rows, kind=""):
-    """A table of text; a cell that is already HTML stands as it is.
+    """Make a table of text; a cell that is already HTML stays as it is.
 
     Raises ValueError where a column has no name: nobody could say what stands in it. kind: how it
     looks. "masks": what epoll reports, in fewer columns on a phone; "dots": the ledger's; "matrix":
@@ -301,7 +301,7 @@ def _scrolled(name, inside):
 
 
 def ledger(modes, rows):
-    """The wake-up ledger: which of several polls in a row reported something, in each mode.
+    """Make the wake-up ledger: which of several polls in a row reported an event, in each mode.
 
     modes: their names. rows: (what happens before the polls, [the polls' outcomes in each mode]).
     """
@@ -316,7 +316,7 @@ def ledger(modes, rows):
 
 
 def difference(old, new):
-    """What changed from one server to the next, made from the two files.
+    """Show what changed from one server's file to the next one's.
 
     A line that has only been indented counts as unchanged: a loop round ten lines is one new line.
     """
@@ -355,11 +355,11 @@ MARKS = {
     "reset": ("resets", "X", RED),
 }
 ASLEEP = 0.002  # seconds: a shorter call is drawn as running
-SHUT_OUT = 0.5  # seconds: whoever takes so long to connect has sent its SYN twice
+SHUT_OUT = 0.5  # seconds: a client that takes so long to connect has sent its SYN twice
 
 
 class Bar(NamedTuple):
-    """What fills a time in a lane: from when to when, what (a key of COLORS), and words over it."""
+    """A bar in a lane: from when to when, what (a key of COLORS), and words over it."""
 
     start: float
     end: float
@@ -418,7 +418,7 @@ def _sleepers(recording):
 
 
 def _client_lane(client):
-    """A client's lane: it waits from when it has asked until it is answered, or is let in late."""
+    """Make a client's Lane. It waits from its request to its answer, or until it is let in late."""
     bars, marks, asked = [], [], None
     for event, following in zip(client.events, [*client.events[1:], None], strict=True):
         t, what = event.when, event.what
@@ -436,7 +436,7 @@ def _client_lane(client):
 
 
 def _server_lane(name, calls, sleepers, shown, whole):
-    """A thread's lane, with a bar for each call that it sleeps in; a long one says on whose socket.
+    """Make a thread's Lane: a bar for each call that it sleeps in; a long one names the client.
 
     sleepers: the calls that can sleep, as _sleepers() has them. shown: from when to when the thread
     is shown. whole: how many seconds the timeline shows.
@@ -495,7 +495,7 @@ def draw_lanes(figure, shown, margin=0.04, columns=5):
 
 
 def _draw_lane(axes, y, lane, legend):
-    """A thin line for a client, a thick dark one for a thread; over it its bars and marks."""
+    """Draw a thin line for a client, a thick dark one for a thread; over it bars and marks."""
     axes.plot(
         [lane.start, lane.end], [y, y], color=INK, lw=5 if lane.is_server else 1,
         solid_capstyle="butt", zorder=1,
@@ -539,7 +539,7 @@ def pill(word, kind, sign="", title=""):
 def matrix(verdicts, rows=None, columns=None):
     """Make the survival matrix: verdicts as matrix.survey() gives them, linked to their chapters.
 
-    One of many columns shows signs where the page is narrow, and what they mean below it.
+    A matrix of many columns shows signs where the page is narrow, and explains them below.
     """
     rows, columns = rows or ROWS, columns or COLUMNS
     header = ["the client", *(HTML(link(c.chapter, c.label)) for c in columns)]
@@ -565,6 +565,6 @@ def matrix(verdicts, rows=None, columns=None):
 
 
 def link(chapter, inside, anchor=""):
-    """HTML that leads to a chapter; when the book is built, `.ipynb` in it becomes `.html`."""
+    """Make an HTML link to a chapter; when the book is built, `.ipynb` in it becomes `.html`."""
     anchor = f"#{anchor}" if anchor else ""
     return f'<a href="{chapter}.ipynb{anchor}">{inside}</a>'

@@ -54,7 +54,7 @@ CALLS = {
 class Blocked:
     """Where a thread sleeps: the system call, and the kernel function that put it to sleep.
 
-    arguments: the call's six, as numbers. Of the calls on a socket, the first is its descriptor.
+    arguments: the call's six, as numbers. In a call on a socket the first is the descriptor.
     """
 
     call: str
@@ -90,7 +90,7 @@ def still_there(pid, thread=None):
 
 
 def has_ended(pid, thread=None):
-    """Is a process or thread a zombie, or on its way to be one? State and flags of proc(5).
+    """Tell whether a process or thread is a zombie, or about to be: state and flags of proc(5).
 
     Raises FileNotFoundError or ProcessLookupError when there is no trace of it left.
     """
@@ -158,10 +158,10 @@ def threads(pid):
 
 
 def is_asleep(pid):
-    """Does every thread of a process sleep in a system call? Raises as blocked_in.
+    """Tell whether every thread of a process sleeps in a system call. Raises as blocked_in.
 
-    One that a tracer has stopped on its way into a call or out of it does not sleep, nor does one
-    that is held up for a moment, by a page of memory or a lock of the kernel's: state D of proc(5).
+    A thread that a tracer has stopped, on its way into a call or out of it, does not sleep, nor
+    does a thread in state D of proc(5), which waits for a page of memory or a lock of the kernel.
     """
     for thread in threads(pid):
         try:
@@ -248,7 +248,7 @@ def address_space(pid):
 def sleeps(pid, thread=None):
     """Count how often a thread (default: the main one) has gone to sleep so far, proc(5).
 
-    One that is woken for nothing, and sleeps on in the same system call, is counted as well. Raises
+    A wake-up for nothing, after which it sleeps on in the same call, counts as well. Raises
     ProcessLookupError when it has ended.
     """
     return _status(pid, thread or pid, "voluntary_ctxt_switches")
@@ -340,7 +340,7 @@ def _diag():
 def _rows(states):
     """Yield the rows of TCP sockets in some states (a mask): struct inet_diag_msg each.
 
-    A hundred times as fast as /proc/net/tcp, and it tells the limit of a listener's queue, too.
+    A hundred times as fast as reading /proc/net/tcp, and with the limits of listeners' queues.
     Raises OSError if the kernel does not answer.
     """
     with _diag() as diag:
@@ -386,9 +386,9 @@ def sockets(port=None, pid=None):
 
 
 def is_at_rest(pid, count=None):
-    """Is a process asleep, with nothing unread in its queues, and count TCP sockets if given?
+    """Tell whether a process sleeps, with nothing unread, and with count TCP sockets if given.
 
-    Unread are bytes in a receive queue, and clients in an accept queue. Raises as is_asleep.
+    Clients in an accept queue count as unread, too. Raises as is_asleep.
     """
     if not is_asleep(pid):  # the quick look first
         return False
@@ -435,7 +435,7 @@ def accept_queue(address):
 def counter(name, group="TcpExt"):
     """Return one of the counters of /proc/net/netstat, as `nstat -az` shows them: ListenOverflows.
 
-    They are the whole machine's (its network namespace's), and only grow. Raises KeyError.
+    It counts for the whole network namespace, and only grows. Raises KeyError.
     """
     lines = Path("/proc/net/netstat").read_text().splitlines()
     names, numbers = (line.split()[1:] for line in lines if line.startswith(f"{group}: "))
@@ -468,7 +468,7 @@ def state_of(sock):
 
 
 def unread(sock):
-    """Count the bytes that one of our own sockets, of any kind, has received, and nobody read."""
+    """Count the bytes that one of our own sockets, of any kind, has received, still unread."""
     return _bytes(sock, termios.FIONREAD)
 
 
@@ -476,7 +476,7 @@ SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine numbers, of which the
 
 
 def drops(sock):
-    """Count what one of our own sockets has dropped: a listening one, SYNs for want of room."""
+    """Count what one of our own sockets has dropped: a listener's are SYNs that found no room."""
     counts = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)
     return struct.unpack("=9I", counts)[-1]
 
@@ -485,7 +485,7 @@ SIOCOUTQNSD = 0x894B  # include/uapi/linux/sockios.h
 
 
 def not_sent(sock):
-    """Count the bytes in the send buffer of one of our own sockets that were not sent even once."""
+    """Count the bytes that one of our own sockets holds in its send buffer and never sent yet."""
     return _bytes(sock, SIOCOUTQNSD)
 
 
@@ -496,7 +496,7 @@ def _bytes(sock, question):
 def send_buffer(sock):
     """Return how much of a send buffer of our own is taken, and its size, in bytes.
 
-    Both with the kernel's own expenses: SO_MEMINFO, Linux 4.12, include/linux/sock_diag.h.
+    Both include the kernel's overhead: SO_MEMINFO, Linux 4.12, include/linux/sock_diag.h.
     """
     words = struct.unpack("8I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 32))
     return words[5], words[3]  # SK_MEMINFO_WMEM_QUEUED, SK_MEMINFO_SNDBUF
@@ -512,7 +512,7 @@ def queues_of(sock):
 def arrivals(sock, size, seconds=1, quick=None):
     """Watch data arrive at one of our own sockets, which nobody reads: [(when, bytes)].
 
-    Ends when so many bytes are there, or after so many seconds. What is there when it begins is
+    Ends when size bytes are there, or after so many seconds. Bytes that are there already are
     the first arrival. when: on the monotonic clock, to half a millisecond or so. quick: hold the
     socket to acknowledge late (0) or at once (1), which it forgets by itself, tcp(7).
     """
@@ -547,7 +547,7 @@ def mask_names(mask):
 def registrations(pid, fd):
     """List what an epoll instance has on its list: (descriptor, mask, data, inode) each.
 
-    From /proc/PID/fdinfo/FD, proc(5). A number may stand there twice: its first file may live on.
+    From /proc/PID/fdinfo/FD, proc(5). A descriptor may be there twice: its old file may live on.
     """
     text = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
     found = re.findall(r"tfd: *(\d+) events: *(\w+) data: *(\w+) .*ino:(\w+)", text)
@@ -555,7 +555,7 @@ def registrations(pid, fd):
 
 
 def interest_list(pid, fd):
-    """Return what an epoll instance watches, for what: {descriptor: mask}, epoll(7)."""
+    """Return what an epoll instance watches, and for which events: {descriptor: mask}, epoll(7)."""
     return {number: mask for number, mask, *_ in registrations(pid, fd)}
 
 

@@ -107,7 +107,7 @@ def _ptrace(request, thread, address=0, data=0):
 
 
 class _Tracer:
-    """Traces one thread. All of it must run in one thread of ours."""
+    """Traces one thread. All its methods must run in the same thread of ours."""
 
     def __init__(self, pid, thread):
         self.pid, self.thread = pid, thread
@@ -133,7 +133,7 @@ class _Tracer:
             _ptrace(SYSCALL, self.thread, 0, self.signal)
 
     def _wait(self, deadline):
-        """Wait for the next stop, and note what it tells. Has the thread stopped in time?"""
+        """Wait for the next stop, and note its call; return whether the thread stopped in time."""
         tries = 0
         while not (found := self._look_for_a_stop()):
             if found is None or time.monotonic() > deadline:
@@ -178,7 +178,7 @@ class _Tracer:
 
 
 def _events(pid, name, arguments, result):
-    """Read what an epoll_wait returned, as (mask, data) each; of another call nothing."""
+    """Read the events that an epoll_wait returned, (mask, data) each; none of another call."""
     if not name.startswith(("epoll_wait", "epoll_pwait")) or result <= 0:
         return ()
     layout = "=IQ" if platform.machine() == "x86_64" else "=I4xQ"  # packed on x86-64 alone

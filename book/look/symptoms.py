@@ -43,7 +43,7 @@ def count(number, thing):
 
 
 def _descriptor(name, arguments):
-    """Return the descriptor that a call is on, None if it is on none."""
+    """Return the descriptor that a call is made on, or None."""
     return arguments[0] & 0xFFFFFFFF if name in ON_A_DESCRIPTOR else None
 
 
@@ -96,7 +96,7 @@ def _held_up(view):
 
 
 def _guilty(view):
-    """Return the thread whose sleep keeps the others from their work; None if one is at work.
+    """Return the thread whose sleep keeps clients waiting; None if any thread is at work.
 
     A thread is at work if it ran, or waits for clients.
     """
@@ -113,7 +113,7 @@ def _guilty(view):
 
 
 def _is_on_a_client(view, blocked):
-    """Is a call on a socket that came through one of the process's own listeners?"""
+    """Tell whether a call is on a client's socket: one that a listener of the process accepted."""
     file = view.sockets.get(_descriptor(blocked.call, blocked.arguments))
     ports = [each.socket.local[1] for each in view.listeners.values()]
     return bool(file) and file.socket.local[1] in ports
@@ -138,7 +138,7 @@ def _busy(view):
 
 
 def _call_and_outcome(view, call):
-    """Describe a call in words that are the same for calls that say the same."""
+    """Describe a call and its outcome, so that like calls have the same words."""
     fd, name = _descriptor(call.name, call.arguments), call.name
     if call.error:
         hint = f" ({HINTS[call.error]})" if call.error in HINTS else ""
@@ -173,7 +173,7 @@ def _limits(view):
 
 
 def _neglected(view):
-    """Tell what is wrong with single sockets, and was so at the window's beginning."""
+    """Tell what is wrong with single sockets, now and at the window's beginning."""
     found, masks = collections.defaultdict(list), collections.Counter()
     for watch in view.watches:
         if watch.file:

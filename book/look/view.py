@@ -2,8 +2,8 @@
 
 The process may be written in any language; it must be of the same user. Looking changes nothing:
 /proc is read, and sock_diag(7) asked. Only if the process is busy in both halves of the window is
-a thread of it traced, briefly. A moment is no fault: what is seen at one end of the window only
-proves nothing.
+a thread of it traced, briefly. What is seen at one end of the window only proves nothing: it
+may have lasted for a moment.
 
 Sources: proc(5), epoll(7), poll(2), select(2).
 """
@@ -25,7 +25,7 @@ ENDED = ("CLOSE-WAIT", "LAST-ACK", "CLOSING")  # the peer's FIN has come
 
 @dataclass(frozen=True)
 class File:
-    """An open file: in words, its inode; of TCP, its socket."""
+    """An open file: in words, with its inode; of a TCP socket, its Socket."""
 
     text: str
     inode: int
@@ -37,7 +37,7 @@ class File:
 
     @property
     def unread(self):
-        """Count the bytes unread. The kernel counts an end of input as one, and it is none."""
+        """Count the bytes unread, without the end of input, which the kernel counts as one."""
         return max(self.socket.unread - (self.socket.state in ENDED), 0)
 
 
@@ -56,7 +56,7 @@ class View:
 
     share: of a core. resident: bytes of memory. descriptor_limit: its RLIMIT_NOFILE.
     files, earlier: {descriptor: File} at the window's end and beginning. epolls: {descriptor:
-    Watches}. calls: strace.Call of the busiest thread, if it was traced; refused: why it was not.
+    Watches}. calls: strace.Call of the busiest thread, if it was traced; refused: why not.
     findings: sentences that say what is wrong, the most important first.
     """
 
@@ -84,7 +84,7 @@ class View:
 
     @property
     def watches(self):
-        """List what anybody watches, by epoll, poll() or select()."""
+        """List what any thread watches, by epoll, poll() or select()."""
         return [*chain(*self.epolls.values(), *(each.watches for each in self.threads))]
 
 
@@ -184,7 +184,7 @@ def _polled(pid, number, blocked, files):
     """Return what a thread watches in poll() or select(), as far as that can be read."""
     with contextlib.suppress(OSError):
         masks = strace.polled(pid, blocked) if blocked else {}
-        # If it sleeps elsewhere by now, what was read of its memory may mean anything.
+        # If the thread sleeps elsewhere by now, the memory that we read may hold anything.
         if masks and kernel.blocked_in(pid, number) == blocked:
             return [Watch(fd, mask, files.get(fd)) for fd, mask in sorted(masks.items())]
     return []

@@ -21,12 +21,12 @@ DELIVERY = 3  # seconds in which a segment must have reached the other end of a 
 
 
 def _cork(talk):
-    """Keep what is sent from now on back, until the FIN, which travels in the same segment."""
+    """Cork a connection: what is sent from now on waits for the FIN, and shares its segment."""
     talk.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
 
 
 def _until_read(talk, seconds):
-    """Wait until the server has read all that has reached it, or is gone; or so many seconds."""
+    """Wait until the server has read all that has arrived, or is gone; at most `seconds`."""
     with contextlib.suppress(TimeoutError):
         until(lambda: not (end := kernel.find_socket(*talk.ends)) or not end.unread, seconds)
 
@@ -34,7 +34,7 @@ def _until_read(talk, seconds):
 def _until_let_in(talk):
     """Wait until the server's end of a new connection is established: it is queued, or accepted.
 
-    Our end is so as soon as we have our answer, and the server's when it has ours.
+    Our end is established as soon as we have the server's answer, its end when it has ours.
     """
 
     def let_in():
@@ -56,10 +56,10 @@ def _send_and_wait(talk, data):
 
 
 def _reset_and_wait(talk):
-    """Leave with a reset, and wait until it has arrived: the other end is off the kernel's list.
+    """Leave with a reset, and wait until the other end is off the kernel's list of sockets.
 
-    A busy machine hands segments on in a thread of the kernel's (ksoftirqd), perhaps later than
-    what we do next.
+    A busy machine hands segments on in a thread of the kernel's (ksoftirqd), perhaps after our
+    next call.
     """
     talk.reset()
     until(lambda: not kernel.find_socket(*talk.ends), DELIVERY, "a reset to arrive")
@@ -93,14 +93,14 @@ TOGETHER = 10
 
 
 def ten_while_it_is_busy(talk, server):
-    """Nine more connect while the server is stopped, as far as they are let in; then all ask."""
-    with contextlib.suppress(TimeoutError):  # who has come before is accepted, if that can be
+    """Nine more connect while the server is stopped, if the queue has room; then all ask."""
+    with contextlib.suppress(TimeoutError):  # the first client is accepted, if the server can
         until(lambda: not kernel.accept_queue(server.address)[0], 0.5)
     with server.paused():
         while len(talk.others) < TOGETHER - 1:
             waiting, limit = kernel.accept_queue(server.address)
             if waiting > limit:
-                break  # it is full: the next one would be let in after a second
+                break  # the queue is full: one more would wait for a second
             _until_let_in(talk.another())
     together = (talk, *talk.others)
     for each in together:
@@ -133,7 +133,7 @@ def half_a_request_then_resets(talk, server):
 
 
 def whole_request_then_resets(talk, server):
-    """Sends a whole request and a reset while the server is stopped: it finds both."""
+    """Sends a whole request and a reset while the server is stopped, which then finds both."""
     with server.paused():
         _send_and_wait(talk, REQUEST)
         _reset_and_wait(talk)
@@ -192,7 +192,7 @@ def a_header_without_end(talk, server):
 
 
 def sends_without_pause(talk, server):
-    """Sends without a line end, as fast as it is taken, and goes on; returns after 2 MB or 1 s."""
+    """Sends bytes without a line end, as fast as they are taken, and never stops."""
     # Small buffers: a server that has let it go on has soon read what is left.
     talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
     talk.keep_sending(b"x" * 16384)
@@ -217,7 +217,7 @@ def more_clients_than_descriptors(talk, server):
     def no_more():
         return kernel.descriptors(server.pid) >= limit
 
-    def has_reacted():  # it has let the newcomer in, or can't, or will not
+    def has_reacted():  # the server has let the newcomer in, or does not
         return no_more() or not kernel.accept_queue(server.address)[0] or server.is_asleep()
 
     with contextlib.suppress(OSError):  # nobody listens any more
@@ -267,7 +267,7 @@ def a_tls_hello(talk, server):
 
 
 def its_console_closed(talk, server):
-    """Asks when nobody reads any more what the server prints, and it has no other work."""
+    """Asks when nobody reads any more what the server prints."""
     until(server.is_asleep)
     server.close_console()
     plain_get(talk, server)

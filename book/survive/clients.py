@@ -22,7 +22,7 @@ from .waiting import until
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 SECONDS = 5
-ENDS = {"closed": "closed", "reset": "was reset"}  # how an end is called among the events
+ENDS = {"closed": "closed", "reset": "was reset"}  # the name of an end among the events
 MOST_RECEIVED = 64_000_000  # bytes, in a conversation
 SO_ATTACH_FILTER, SO_DETACH_FILTER, BPF_RET = 26, 27, 0x06  # asm-generic/socket.h, bpf_common.h
 
@@ -40,7 +40,7 @@ class Answer:
 
 
 class _Unclosed(io.BytesIO):
-    """Bytes that http.client may read as a connection, one answer after another."""
+    """A file of bytes that http.client can't close: it reads one answer after another from it."""
 
     def makefile(self, mode):
         return self
@@ -50,7 +50,7 @@ class _Unclosed(io.BytesIO):
 
 
 def parse_answers(raw, method="GET"):
-    """Return the complete HTTP answers that raw bytes hold; what is not HTTP ends the list."""
+    """Return the complete HTTP answers in raw bytes, up to the first that is not HTTP."""
     source, answers = _Unclosed(raw), []
     while (start := source.tell()) < len(raw):
         response = http.client.HTTPResponse(source, method=method)
@@ -67,7 +67,7 @@ def parse_answers(raw, method="GET"):
 
 
 class _Pour:
-    """A thread that sends a piece again and again in a conversation, until stop() or the end."""
+    """A thread that sends one piece again and again, until stop() or an error."""
 
     def __init__(self, talk, piece):
         self.talk, self.enough = talk, threading.Event()
@@ -126,12 +126,12 @@ class Conversation:
 
     @property
     def received(self):
-        """Return all that came so far; it grows in place, a long answer by hundreds of pieces."""
+        """Return all bytes received so far, in a bytearray that grows in place."""
         return bytes(self._received)
 
     @property
     def is_closed(self):
-        """Has our own end been closed?"""
+        """Tell whether our own end has been closed."""
         return self.socket.fileno() < 0
 
     def state(self):
@@ -139,7 +139,7 @@ class Conversation:
         return kernel.state_of(self.socket)
 
     def another(self):
-        """Begin a second conversation with the same server; it ends when this one does."""
+        """Begin another conversation with the same server; it is closed with this one."""
         other = Conversation(self.address, f"{self.name}, again", self.seconds)
         self.others.append(other)
         return other
@@ -187,7 +187,7 @@ class Conversation:
         return self.received
 
     def ask(self, pieces=1, pause=0):
-        """Send a request, in so many pieces, and receive until the end of input; return all.
+        """Send a request in some pieces, and receive until the end of input; return all bytes.
 
         pause: seconds between two pieces.
         """
@@ -198,9 +198,9 @@ class Conversation:
         return self.read_all()
 
     def read_slowly(self, piece, pause):
-        """Receive a piece of so many bytes at the most, wait so many seconds, and so on to the end.
+        """Receive at most `piece` bytes, wait `pause` seconds, and so on to the end of input.
 
-        It begins when something is there.
+        The first wait is for the first byte.
         """
         until(lambda: kernel.unread(self.socket), self.seconds, "an answer to begin")
         while self.receive(piece):
@@ -216,7 +216,7 @@ class Conversation:
         self.note("half-closed")
 
     def close(self):
-        """Close: a FIN, or a reset if input is left unread. Twice does no harm."""
+        """Close: sends a FIN, or a reset if input is unread. To close twice does no harm."""
         self.stop_sending()
         for other in self.others:
             other.close()
@@ -269,7 +269,7 @@ def reappear(sock):
 
 
 def drain(sock, amount):
-    """Receive amount bytes, and forget them. Raises ConnectionError if it ends before."""
+    """Receive amount bytes, and forget them. Raises ConnectionError at an earlier end."""
     while amount:
         data = sock.recv(min(amount, 1 << 20))
         if not data:
@@ -293,7 +293,7 @@ def outcome(call, *arguments):
 def fill(sock, buffer=200_000):
     """Send on a non-blocking socket until its buffer, which this keeps from growing, stays full.
 
-    buffer: its size, of which the kernel keeps the double. Returns how many bytes that took.
+    buffer: its size, which the kernel doubles. Returns how many bytes were taken.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     sent = 0

@@ -24,7 +24,7 @@ class Console:
         self.ended_at = None
         self._kept = {"stdout": bytearray(), "stderr": bytearray()}
         self._open, self._unwanted = {"stdout", "stderr"}, set()
-        self._news = threading.Condition()  # its lock is re-entrant
+        self._news = threading.Condition()  # with a re-entrant lock
         self._hang_up = os.eventfd(0)
         self._reader = threading.Thread(target=self._read, args=[stdout, stderr], name=name)
         self._reader.daemon = True
@@ -42,7 +42,7 @@ class Console:
             return condition()
 
     def has_ended(self):
-        """Have both streams ended?"""
+        """Tell whether both streams have ended."""
         return not self._open
 
     def hang_up(self, *streams):
@@ -79,7 +79,7 @@ class Console:
         self.ended_at = time.monotonic()
 
     def _take(self, streams, fd, data, poll):
-        """Keep what came from a stream, up to the limit; nothing means that it has ended."""
+        """Keep data that came from a stream, up to the limit; no data: the stream has ended."""
         name, file = streams[fd]
         with self._news:
             if data:

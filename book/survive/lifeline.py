@@ -17,7 +17,7 @@ import signal
 
 
 def tie(read_end, leader):
-    """Have the kernel kill a process group when the last writer of a pipe is gone.
+    """Have the kernel kill a process group when a pipe's last writer is gone.
 
     read_end: the pipe's descriptor that is read from, which the group has open too. leader: the
     number of the process that the group is named after.

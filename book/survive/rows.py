@@ -24,7 +24,7 @@ class Traits:
 
 
 def is_hello(answer):
-    """Is an Answer the one that every server of the book gives?"""
+    """Tell whether an Answer is the one that every server of the book gives."""
     return answer.status == 200 and answer.body == b"Hello, world!"
 
 
@@ -35,12 +35,12 @@ def hello(talk):
 
 
 def hello_each(talk):
-    """Expect the same for each of several conversations."""
+    """Expect one answer and an orderly end in each of several conversations."""
     return hello(talk) and all(hello(other) for other in talk.others)
 
 
 def hello_all(talk):
-    """Expect the same, and that nobody was turned away."""
+    """Expect that of all conversations, and that none was turned away."""
     return hello_each(talk) and len(talk.others) == awkward.TOGETHER - 1
 
 
@@ -51,7 +51,7 @@ def hello_twice(talk):
 
 
 def some_answer(talk):
-    """Expect one complete answer, whichever: what the client sent may well be refused."""
+    """Expect one complete answer, a refusal or not."""
     return len(talk.answers()) == 1 and talk.ended == "closed"
 
 
@@ -61,7 +61,7 @@ def no_success(talk):
 
 
 def header_alone(talk):
-    """Expect one answer without a body, whatever its length would have been."""
+    """Expect one answer without a body, whatever Content-Length it tells."""
     return talk.received.endswith(b"\r\n\r\n") and len(talk.answers("HEAD")) == 1
 
 

@@ -31,12 +31,12 @@ from .waiting import until
 
 VERDICTS = {
     "n/a": "the case cannot arise for this server",
-    "dead": "the process has ended, and was not written to",
+    "dead": "the server has ended, and was not meant to",
     "frozen": "a bystander was not served within 3 s",
-    "spinning": "nothing left to do, and yet over 5% of a core",
+    "spinning": "the server has nothing left to do, and uses over 5% of a core",
     "leaking": "after 20 repeats, descriptors or memory stay",
     "wrong": "what the client got is not what it should get",
-    "ends": "answered as it should, and ended, as it was written to",
+    "ends": "the server answered as it should, and ended, as it was meant to",
     "ok": "none of these",
 }
 
@@ -98,7 +98,7 @@ class _Scene:
     def _play(self):
         with self._connect("the awkward one") as self.talk:
             fate = self._act_beside_bystanders(self.talk)
-            if fate == "dropped":  # whoever drops connections may be about to end
+            if fate == "dropped":  # a server that drops connections may be about to end
                 self._wait(self._has_ended, PATIENCE)
             elif fate == "served":
                 self._wait(self._is_at_rest, GRACE)
@@ -113,7 +113,7 @@ class _Scene:
                 return self._ended()
             right = self.row.expects(self.talk)
             stays = not (self.talk.ended or self.talk.is_closed)
-        # Who is still there holds what it holds by right: only what has left can leak.
+        # A client that is still there needs its descriptor: only one that has left can leak it.
         lasting = None if stays else self._repeat()
         return lasting or (Verdict("ok") if right else self._wrong())
 
@@ -156,18 +156,18 @@ class _Scene:
         return not self.server.is_running()
 
     def _is_at_rest(self):
-        """Has it ended, or does it sleep with nothing in its queues?"""
+        """Tell whether the server has ended, or sleeps with nothing in its queues."""
         try:
             return self.server.is_at_rest()
         except ProcessLookupError:
-            return self._has_ended()  # or is about to
+            return self._has_ended()  # or is about to end
 
     def _unread(self):
-        """Count bytes in its receive queues, and clients in its accept queue."""
+        """Count the bytes in the server's receive queues, and the clients in its accept queue."""
         return sum(socket.unread for socket in self.server.sockets())
 
     def _spins(self):
-        """Say why it is said to spin, or nothing.
+        """Say why the server counts as spinning, or return nothing.
 
         Over the limit in two windows running, with the input drained or the client gone; or
         never once idle while it uses much CPU time.
@@ -180,10 +180,10 @@ class _Scene:
                     break
                 nothing_to_do = self.talk.is_closed or not self._unread()
                 share = self.server.cpu_share(WINDOW)
-                # One that spins may not get the core for a while; but then it doesn't sleep.
+                # A server that spins may not get the core for a while; but then it doesn't sleep.
                 rests = share <= kernel.SPINNING and self.server.is_asleep()
                 quiet = quiet + 1 if rests else 0
-                if rests and (share == 0 or quiet == 2):  # nothing at all, or little twice
+                if rests and (share == 0 or quiet == 2):  # none at all, or little twice
                     return ""
                 busy = busy + 1 if nothing_to_do and share > kernel.SPINNING else 0
                 if busy == BUSY_WINDOWS:
@@ -198,10 +198,10 @@ class _Scene:
         return Verdict("ends") if self.row.expects(self.talk) else self._wrong()
 
     def _last_words(self, otherwise):
-        """Return the server's last words, or others; by then all that it wrote has been read.
+        """Return the last line that the server wrote, or `otherwise`.
 
-        It refuses connections before it speaks: an exception closes the listener on its way, and
-        the traceback comes at the end, on a busy machine most of a second later.
+        All that it wrote has been read by then. It may refuse connections first: an exception
+        closes the listener, and the traceback comes later, up to a second on a busy machine.
         """
         with contextlib.suppress(ServerError):  # it is still there, and does not listen
             self.server.wait(PATIENCE)
@@ -217,7 +217,7 @@ class _Scene:
         return tuple((t - events[0][0], what, count) for t, what, count in events)
 
     def _repeat(self):
-        """Repeat the act; return a Verdict if the server dies or freezes of it, or holds on."""
+        """Repeat the act; return a Verdict if the server dies, freezes or leaks."""
         try:
             self._once_more()  # once for what is set up on first use
             descriptors = self.server.descriptors()

@@ -49,7 +49,7 @@ class ServerError(Exception):
     """
 
     def _render_traceback_(self):
-        """Return the lines that IPython shows in place of our own stack."""
+        """Return the lines that IPython shows: not our own stack."""
         return str(self).splitlines()
 
 
@@ -160,12 +160,12 @@ class Server:
     # Its end
 
     def is_running(self):
-        """Has its first process not ended yet?"""
+        """Tell whether the server's first process has not ended yet."""
         return self.status() is None
 
     def status(self):
         """Return the exit status of its first process, minus the signal's number; or None."""
-        if self.process.returncode is None:  # else it has been reaped
+        if self.process.returncode is None:  # otherwise it has been reaped
             how = os.WEXITED | os.WNOHANG | os.WNOWAIT
             if not (end := os.waitid(os.P_PIDFD, self._pidfd, how)):
                 return None
@@ -173,7 +173,7 @@ class Server:
         return self.process.returncode
 
     def wait(self, seconds=5):
-        """Wait until it has ended by itself; return its exit status, negative for a signal.
+        """Wait until the server has ended by itself; return its exit status, negative for a signal.
 
         By then all that it printed has been read.
         """
@@ -240,7 +240,7 @@ class Server:
             self._signal_group(signal.SIGCONT)
 
     def _is_stopped(self):
-        """Is every thread of every process stopped? One may be on its way while others are."""
+        """Tell whether every thread of every process has stopped: they don't stop at once."""
         return all(kernel.state(pid, thread) in "TZX" for pid, thread in self._each(kernel.threads))
 
     def limit(self, what, soft):
@@ -315,16 +315,16 @@ class Server:
         return list({each.inode: each for _, each in found}.values())
 
     def is_asleep(self):
-        """Does every thread of every process sleep? Raises ProcessLookupError."""
+        """Tell whether every thread of every process sleeps. Raises ProcessLookupError."""
         return self._sum(lambda pid: not kernel.is_asleep(pid)) == 0
 
     def is_at_rest(self):
-        """Is every process asleep, with nothing unread? Raises ProcessLookupError."""
+        """Tell whether every process sleeps, with nothing unread. Raises ProcessLookupError."""
         return self._sum(lambda pid: not kernel.is_at_rest(pid)) == 0
 
 
 def _limited():
-    """Return the words in front of a command that limit its CPU time; they cost it 1 ms."""
+    """Return the words in front of a command that limit its CPU time; they take 1 ms."""
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     seconds = CPU_SECONDS if hard == resource.RLIM_INFINITY else min(CPU_SECONDS, hard)
     return ["/bin/sh", "-c", f'ulimit -S -t {seconds}; exec "$@"', "sh"]

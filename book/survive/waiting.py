@@ -6,9 +6,9 @@ from look import kernel
 
 
 def until(condition, seconds=5, what=None):
-    """Wait until condition() is true, and return what it returned; it is asked every 2 ms.
+    """Wait until condition() is true, and return its value; it is called every 2 ms.
 
-    Raises TimeoutError, which says what was waited for, after so many seconds.
+    Raises TimeoutError after so many seconds; its text says `what` was waited for.
     """
     deadline = time.monotonic() + seconds
     while not (value := condition()):
