@@ -2,27 +2,27 @@
 
     client = connect(server)               a client that has said nothing yet
     client.ask()                           its request, and the answer to its end
-    at_rest(server, sockets=1)             the server sleeps, and has so many sockets
+    at_rest(server, sockets=1)             wait until the server sleeps, with this many sockets
     both_ends(client)                      ("CLOSE-WAIT", "FIN-WAIT-2"), when all has arrived
     ours, theirs = pair()                  two ends of a connection (tls_pair: of an encrypted one)
     told(theirs)                           what an end was told: "nothing", "a FIN", "a reset"
     reported(ours, select.EPOLLIN)         what epoll says of it now: "IN|RDHUP", or "nothing"
-    names(epoll.poll(0))                   the same of a poll that stands in the cell
+    names(epoll.poll(0))                   what a poll has returned, in the same words
     tried(ours.recv, 100)                  "recv: ECONNRESET", "recv: b'hello'"
     raised(ours.recv, 100)                 the last line of its traceback, as it is printed
-    listed(epoll)                          what stands on its interest list: "IN|ERR|HUP"
+    listed(epoll)                          the masks on its interest list: "IN|ERR|HUP"
     sleeper = asleep(ours.sendall, data)   a call in a thread, as soon as it sleeps
     sleeper.now()                          "still asleep in sendto", or what came of it
-    woken(sleepers)                        how many of several are not asleep any more
+    woken(sleepers)                        how many of these sleepers have been woken
     signalled(server, signal.SIGTERM)      what its main thread does then: "ends", "sleeps on"
     sleeping(server), woken_by(server, f)  where its threads sleep, how many of them f() wakes
     together(one, another)                 several acts at once, each in a thread
     with inherited(ours): ...              a child process that holds a socket
-    run_in_child(program, epoll, ours)     a child process that does something with what it holds
+    run_in_child(program, epoll, ours)     a child process that inherits files and runs a program
     as_pid_1("x.py", signal.SIGTERM)       what it does as the first process of a container
 
-Two ends of one connection are two things: looking at one right after the other has acted is a
-race. So what looks waits first until nothing is on its way, settled().
+The two ends of a connection are two sockets: to look at one right after the other has acted is a
+race. So a word that looks at a socket waits first until nothing is on its way to it, by settled().
 """
 
 import contextlib
@@ -60,14 +60,17 @@ NOT_TO_BE_TRIED = "may not be tried here"
 
 
 def connect(server, name="client", receive_buffer=None):
-    """Begin a Conversation with a server. receive_buffer: bytes, where it must not grow."""
+    """Connect to a server; return the Conversation.
+
+    receive_buffer: the size of the client's, in bytes, if it must not grow.
+    """
     return Conversation(server.address, name, receive_buffer=receive_buffer)
 
 
 def at_rest(server, sockets=None):
-    """Wait until a server sleeps, has read all, and has so many TCP sockets; its listener is one.
+    """Wait until a server sleeps, has read all, and has this many TCP sockets, with its listener.
 
-    Raises TimeoutError, and ProcessLookupError when it has ended.
+    Raises TimeoutError, and ProcessLookupError when the server has ended.
     """
     until_at_rest(server.pid, sockets)
 
@@ -120,11 +123,11 @@ def both_ends(client):
 
 
 def tls_pair():
-    """Make such a pair that talks TLS, and knows nobody's certificate; return its two sockets."""
+    """Connect two sockets by TLS, without certificates; return them, the accepted one first."""
     contexts = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for context in contexts:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        context.maximum_version = ssl.TLSVersion.TLSv1_2  # the last that goes without one
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # the last that needs no certificate
         context.set_ciphers("aNULL:@SECLEVEL=0")
     ours, theirs = pair()
     with ThreadPoolExecutor(1) as pool:
@@ -136,16 +139,17 @@ def tls_pair():
 def told(sock):
     """Return what one of our own sockets has been told by its peer: "nothing", "a FIN", "a reset".
 
-    What was told before a reset is forgotten. Raises TimeoutError when it does not settle.
+    What was told before a reset is forgotten. Raises TimeoutError when the socket does not settle.
     """
     state = kernel.state_of(settled(sock))
     return TOLD[state] if state != "CLOSE" else "a FIN" if _ended_in_order(sock) else "a reset"
 
 
 def _ended_in_order(sock):
-    """Has a socket in state CLOSE come there by both ends? Then one of the kernel's own remains.
+    """Was a socket in state CLOSE closed by the FINs of both ends? Then the kernel has a TIME-WAIT.
 
-    A reset leaves an error, until a call reports it: its port may be that of an earlier connection.
+    A reset leaves an error on the socket, until a call reports it. That is looked for first, as an
+    earlier connection may have left a TIME-WAIT at the same port.
     """
     poll = select.poll()
     poll.register(sock, 0)
@@ -207,7 +211,7 @@ def asleep(call, *arguments):
 
 
 class Sleeper:
-    """A call in a thread of its own, which does not keep the process."""
+    """A call in a daemon thread of its own, which does not keep the process alive."""
 
     def __init__(self, call, arguments):
         self._blocked, self._outcome = None, None
@@ -231,7 +235,7 @@ class Sleeper:
 
     @property
     def call(self):
-        """The system call that it sleeps in; None, if it returned before it was seen asleep."""
+        """The system call that the thread sleeps in; None if it was never seen asleep."""
         return self._blocked and self._blocked.call
 
     def _count(self):
@@ -240,11 +244,11 @@ class Sleeper:
 
     @property
     def has_run(self):
-        """Has it been woken since, if only to go to sleep again?"""
+        """Has the thread been woken since it fell asleep, if only to go to sleep again?"""
         return self._count() != self._sleeps
 
     def interrupt(self, number=signal.SIGUSR1):
-        """Send a signal to its thread, as pthread_kill(3): it must have a handler."""
+        """Send the thread a signal, pthread_kill(3). The signal must have a handler."""
         signal.pthread_kill(self._thread.ident, number)
 
     @property
@@ -255,10 +259,10 @@ class Sleeper:
     def now(self):
         """Return "still asleep in recvfrom", or what came of the call if it has been woken.
 
-        Who is woken does not sleep any more when whatever has woken it returns. So this is sure,
-        if it is asked after that.
+        A thread that is woken does not sleep any more when the call that has woken it returns. So
+        the answer is sure if one asks after that call.
         """
-        # On its way out of the call it may be held up in another function of the kernel's.
+        # On its way out of the call the thread may be held up in another function of the kernel.
         until(
             lambda: self.is_over or self._blocked_in() == self._blocked,
             what="a call to return, or to sleep again",
@@ -277,15 +281,15 @@ class Sleeper:
 
 
 def woken(sleepers):
-    """Count which sleepers have been woken, and those as well whom these have woken in turn."""
+    """Count the sleepers that have been woken, with those that the first ones woke in turn."""
     before, count = None, 0
-    while count != before:  # who has been woken wakes the next before its own call returns
+    while count != before:  # one that is woken wakes the next before its own call returns
         before, count = count, sum(not each.now().startswith("still") for each in sleepers)
     return count
 
 
 def until_threads(server, number):
-    """Wait until a server has so many threads. Raises TimeoutError, ProcessLookupError."""
+    """Wait until a server has this many threads. Raises TimeoutError, ProcessLookupError."""
     until(lambda: len(kernel.threads(server.pid)) == number, what=f"{number} threads")
 
 
@@ -306,10 +310,10 @@ def sleeping(server):
 
 
 def woken_by(server, act):
-    """Do something beside a server that sleeps; return how many of its threads this has woken.
+    """Call act() while a server sleeps; return how many of the server's threads that has woken.
 
-    Threads of all its processes count, also those that have gone to sleep again. act: a function,
-    which returns when what it does has reached the server.
+    Threads of all the server's processes count, also those that have gone to sleep again. act must
+    not return before what it does has reached the server.
     """
     until(server.is_asleep, what=f"{server.name} to sleep")
     before = _sleeps(server)
@@ -353,7 +357,7 @@ def signalled(server, number, thread=0):
 def together(*acts):
     """Do several acts at once, each in a thread, a moment apart; wait for all of them.
 
-    What the first of them to fail has raised is raised here.
+    Raises what the first act to fail has raised.
     """
     errors = []
 
@@ -374,9 +378,9 @@ def together(*acts):
 
 
 def send_without_copying(sock, data):
-    """Send, and have the kernel take the data from where they lie: MSG_ZEROCOPY, Linux 4.14.
+    """Send data that the kernel takes from where they lie: MSG_ZEROCOPY, Linux 4.14.
 
-    The receipt, which says that they may be changed again, comes through the error queue.
+    When the data may be changed again, a receipt comes through the socket's error queue.
     """
     sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
     return sock.send(data, MSG_ZEROCOPY)
@@ -386,7 +390,7 @@ def send_without_copying(sock, data):
 def inherited(*files):
     """Have a child process hold some sockets, as long as the block lasts, and do nothing else.
 
-    It ends with its input, so also when we end without a word.
+    The child ends with its standard input, so also when this process is killed.
     """
     numbers = [file.fileno() for file in files]
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=numbers):
@@ -394,10 +398,10 @@ def inherited(*files):
 
 
 def run_in_child(program, *files):
-    """Run a Python program in a child process that has inherited some files of ours; return what
-    it printed.
+    """Run a Python program in a child process that inherits some files of ours; return its output.
 
-    The files' numbers, which are the same there, are its arguments. Raises CalledProcessError.
+    The program's arguments are the files' descriptors, which have the same numbers there. Raises
+    CalledProcessError.
     """
     numbers = [file.fileno() for file in files]
     done = subprocess.run(

@@ -6,9 +6,9 @@
         "IN|OUT|ERR|HUP|RDHUP", "ERR|HUP", "b''", "EPIPE"
     )
 
-A situation is brought about by a start, which makes the files, and by acts on them, one after the
-other, each when all that went before has arrived. recv and send change what they find: so each
-situation is brought about twice.
+A situation is brought about by a start, a function that makes the files, and by acts, functions of
+these files, one after the other; an act begins when all that was sent before has arrived. recv and
+send change the situation, so each of them gets one of its own.
 """
 
 import contextlib
@@ -34,17 +34,17 @@ ASKED = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP
 class Masks(Table):
     """A table whose rows are situations; each holds four things in words.
 
-    What is reported when everything is asked for, and when nothing is: "IN|OUT", "nothing". What
-    recv gives, time after time, until it repeats itself: "data, EAGAIN". What send gives: "done".
+    What epoll reports when everything is asked for, and when nothing is: "IN|OUT", "nothing". What
+    recv gives, call after call, until one is repeated: "data, EAGAIN". What send gives: "done".
     """
 
     def __init__(self):
         super().__init__("situation", "asked for everything", "for nothing", "recv", "send")
 
     def row(self, label, *acts, start=pair):
-        """Bring a situation about, and add the row that says what is so in it.
+        """Bring a situation about, and add its row.
 
-        start: makes the files, ours first. acts: functions of all of them.
+        start: makes the files, ours first. acts: functions that take all of these files.
         """
         with _brought_about(start, acts) as ours:
             masks = reported(ours, ASKED), reported(ours)
@@ -60,7 +60,7 @@ class Masks(Table):
 
 
 def _line(label, asked, unasked, received, sent):
-    """Return the cells of a row: what a phone shows under the situation is last in the row too."""
+    """Return a row's cells. recv and send stand there twice: a phone shows them in the first."""
     unasked, asked = unasked.split("|"), asked.split("|")
     marks = ["●" if bit in unasked else "○" if bit in asked else "" for bit in BITS]
     calls = f"recv: {received}<br>send: {sent}"
@@ -69,7 +69,7 @@ def _line(label, asked, unasked, received, sent):
 
 @contextlib.contextmanager
 def _brought_about(start, acts):
-    """Yield our file, which does not block, in a situation; all of them are closed afterwards."""
+    """Bring a situation about; yield our file, non-blocking. All files are closed afterwards."""
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(contextlib.closing(file)) for file in start()]
         for act in acts:
@@ -94,7 +94,7 @@ def _got(call, *arguments):
 
 
 class End:
-    """A file that is no socket, with a socket's names for what one does to it. fd: its number."""
+    """A file that is no socket, with the methods of a socket. fd: its descriptor."""
 
     def __init__(self, fd):
         self.fd = fd
@@ -118,7 +118,7 @@ class End:
 
 
 def expired_timer():
-    """Make a timerfd_create(2) that has expired once; return its End, alone."""
+    """Make a timer, timerfd_create(2), that has expired once; return a tuple of its one End."""
     libc = ctypes.CDLL(None, use_errno=True)  # os.timerfd_create is there from Python 3.13 on
     fd = libc.timerfd_create(time.CLOCK_MONOTONIC, 0)
     at_once = struct.pack("4l", 0, 0, 0, 1)  # struct itimerspec: once, after a nanosecond

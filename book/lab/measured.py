@@ -1,13 +1,13 @@
-"""What was measured: a value in its band, and tables that hold nothing else.
+"""Measured values, each within its limits, and tables that hold nothing else.
 
     seen = lab.Table("when", "the client's end", "the server's end")
     seen.row("it has closed", *lab.both_ends(client))
     assert seen["it has closed"] == ("gone", "TIME-WAIT")
     seen
 
-A table is shown only when each of its rows has been asked for by its label: labels that have
-changed places would go unnoticed otherwise. A value that varies is marked with ≈, and what stands
-behind that mark, and nothing else, is left out when outputs are compared (_press/sanitize.cfg).
+A table is shown only when each of its rows has been asked for by its label: otherwise nobody would
+notice two labels that have changed places. A value that varies is marked with ≈. When outputs are
+compared, what stands behind that mark is left out, and nothing else (_press/sanitize.cfg).
 """
 
 import time
@@ -27,10 +27,10 @@ class About(str):
 
 
 def about(value, unit, least, most):
-    """Return a measured number in words, `≈ 1.2 ms`, with two digits, to be shown.
+    """Return a measured number in words, with two digits: `≈ 1.2 ms`.
 
-    unit: "s" and "bytes" become what suits the number, ms or kB; another one stays as it is.
-    Raises AssertionError where the value is not between least and most, in the given unit.
+    unit: "s" and "bytes" become what suits the number, ms or kB; any other unit stays as it is.
+    Raises AssertionError if the value, in the given unit, is not between least and most.
     """
     assert least <= value <= most, f"{value} {unit}: not between {least} and {most}"
     scales = SCALES.get(unit, ((1, unit),))
@@ -49,11 +49,10 @@ def timed(call, *arguments):
 
 
 def within(seconds, call, *arguments, tries=50):
-    """Call something again and again, until it takes no longer than so many seconds; return what it
-    returned then.
+    """Call something until one call takes no longer than `seconds`; return what that call returned.
 
-    So one looks at what a timer of the kernel's is about to change, and not too late, though the
-    machine may be busy. Raises TimeoutError after so many tries.
+    This is for what a timer of the kernel's is about to change: on a busy machine a slow look may
+    come too late. Raises TimeoutError after `tries` calls.
     """
     for _ in range(tries):
         began = time.perf_counter()
@@ -66,15 +65,15 @@ def within(seconds, call, *arguments, tries=50):
 class Table:
     """Rows of what was measured, each with a label, under a header.
 
-    header: the columns' names, that of the labels first. `table[label]` is what a row holds: a
-    tuple, or the one value where there is one column beside the labels.
+    header: the columns' names, that of the labels first. `table[label]` is the row: a tuple, or the
+    value alone where the table has one column beside the labels.
     """
 
     def __init__(self, *header):
         self.header, self.rows, self._asked = header, {}, set()
 
     def row(self, label, *cells):
-        """Add a row; return what it holds. Raises ValueError if it does not fit, or is there."""
+        """Add a row; return its cells. Raises ValueError if their number or the label is wrong."""
         if len(cells) != len(self.header) - 1:
             raise ValueError(f"{label!r}: {len(cells)} cells under {self.header[1:]}")
         if label in self.rows:

@@ -1,4 +1,4 @@
-"""What one notebook has running and has written: its servers, and its files in run/.
+"""The servers that a notebook has running, and the files that it has written to run/.
 
 A notebook's working folder is book/. Its servers are written to run/, which notebooks share: the
 same notebook may be open in two kernels. So a file there is written whole or not at all: another
@@ -16,7 +16,7 @@ _started = {}  # by path: what this notebook has started and not yet stopped
 
 
 def find(name):
-    """Return the file that a notebook means: `02_request_loop.py` is what a cell wrote to run/."""
+    """Return the path of a file that a notebook names: `02_request_loop.py` is one in run/."""
     path = Path(name)
     return (Path("run") / path if path.parent == Path() else path).resolve()
 
@@ -24,7 +24,7 @@ def find(name):
 def start(name, *arguments):
     """Start a server in the background, say where it listens, and return it.
 
-    name: a file in run/, or a path. Starting a file again stops the one started before.
+    name: a file in run/, or a path. Starting a file again stops the server started from it before.
     """
     path = find(name)
     if path in _started:
@@ -47,7 +47,7 @@ atexit.register(stop_all)
 def write_whole(path, text):
     """Write a text file so that nobody ever finds less than all of it; return its path.
 
-    It is written beside its place and then moved there, rename(2).
+    The text goes into a file beside it, which is then moved to its place, rename(2).
     """
     path = Path(path)
     with tempfile.NamedTemporaryFile(
@@ -65,14 +65,13 @@ def write_whole(path, text):
 
 
 def variant(original, name, lines="", start=None, **settings):
-    """Write a server like another one, but with something changed, to run/; return its path.
+    """Write a program to run/ that runs a server with some changes; return the program's path.
 
-    original: a file in run/, which has what the reader has made of it, or a path, as that of the
-    tested copy, `../code/04_level_triggered.py`. name: of the file. settings: constants of that
-    module, as BACKLOG=128. lines: what else is to be done to `chapter`, as a program's text. start:
-    a module of run/ that imports the original and is to be run in its place.
-
-    The original is loaded by its path, and is known under its name to whoever imports it.
+    original: the server, a file in run/ as the reader has left it, or a path, as that of the tested
+    copy, `../code/04_level_triggered.py`. name: of the new file. settings: constants of its module
+    with their new values, as BACKLOG=128. lines: program text that changes the module further,
+    under its name `chapter`. start: a module of run/ that imports the original by its name, and
+    whose main() is run in place of the original's.
     """
     path = find(original)
     module = path.stem
@@ -89,10 +88,10 @@ def variant(original, name, lines="", start=None, **settings):
 
 
 def edited(original, name, changes):
-    """Write a server like another one, with some of its lines changed, to run/; return its path.
+    """Write a copy of a server to run/, with some of its text replaced; return the copy's path.
 
-    original: as of a variant. name: of the file. changes: {text of the original: what stands there
-    instead}. Raises ValueError where such a text is not there, or more than once.
+    original: as for variant(). name: of the copy. changes: {old text: new text}. Raises ValueError
+    if an old text is not in the original, or more than once.
     """
     text = find(original).read_text(encoding="utf-8")
     for old, new in changes.items():

@@ -27,7 +27,10 @@ class Steps:
         return [call for call in self.calls if call.split()[0] == name]
 
     def after(self, call):
-        """Return the interest list after the first call of these words. Raises ValueError."""
+        """Return the interest list after a call, given in words; of equal ones, the first.
+
+        Raises ValueError if there is no such call.
+        """
         return self.lists[self.calls.index(call)]
 
     def _rows(self):
