@@ -360,7 +360,7 @@ STAYS_WITH_ONE = Exercise(
             ("import select\n", "import contextlib\nimport select\n"),
             (SERVE, ANEW),
             DECODE,
-            refused="not yet: who came before them is answered",
+            refused="not yet: a client that came before them is answered",
         ),
     },
 )

@@ -62,10 +62,10 @@ def serve(listener):
 
 def test_who_came_before_the_rude_clients_stays_or_does_not(serving, capsys):
     answered = stays(serving, KEEPS_THE_FIRST.format(then="pass"), capsys)
-    assert answered == "solved: who came before them is answered\n"
+    assert answered == "solved: a client that came before them is answered\n"
     for then in ("first.close(); time.sleep(60)", "sys.exit()"):
         lost = stays(serving, KEEPS_THE_FIRST.format(then=then), capsys)
-        assert lost == "not yet: who came before them is answered\n", then
+        assert lost == "not yet: a client that came before them is answered\n", then
 
 
 def test_solved_cases_are_said_in_one_line_and_others_in_one_each(capsys):

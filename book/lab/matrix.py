@@ -145,7 +145,10 @@ def check_stays(name, *rude):
                 with Conversation(server.address) as talk:
                     row(each).act(talk, server)
             first.ask()
-        print("solved:" if first.answers() else "not yet:", "who came before them is answered")
+        print(
+            "solved:" if first.answers() else "not yet:",
+            "a client that came before them is answered",
+        )
 
 
 def check(name, client, *more, **traits):
