@@ -159,8 +159,8 @@ def test_what_the_matrix_calls_frozen_and_spinning():
     )
     for name in ("says nothing", "a header without end", "a TLS hello"):
         assert words[name, "02"] == "frozen", (
-            "“But the server waits for every client whose header does not end: it is silent, sends "
-            "a header that never ends, or a TLS hello”"
+            "“But the server waits for every client whose header does not end: a silent one, one "
+            "that sends a header without end, or a TLS hello”"
         )
     for name in ("one byte at a time", "asks and leaves"):
         assert words[name, "02"] == "ok", (

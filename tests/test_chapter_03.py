@@ -51,7 +51,7 @@ def test_who_sleeps_where():
     )
     seen = rows(PAGE, "three-accept")
     assert [cells[0] for label, cells in seen.items() if label.startswith("the ")] == ["1"] * 3, (
-        "“Of many that sleep in `accept` the kernel wakes one, and the others sleep on”; "
+        "“Of many threads that sleep in `accept` the kernel wakes one, and the others sleep on”; "
         "“threads may also accept for themselves”"
     )
 
@@ -199,9 +199,9 @@ def test_poll_in_c_and_in_python():
 def test_several_loops():
     seen = rows(PAGE, "three-herd")
     assert seen["EPOLLEXCLUSIVE"][0] == seen["SO_REUSEPORT"][0] == "1", (
-        "“With EPOLLEXCLUSIVE one of them wakes, and as long as it is quick, it is always the same "
-        "one”; “With SO_REUSEPORT each worker has a listener of its own, and the kernel deals out "
-        "the clients by their addresses”"
+        "“With EPOLLEXCLUSIVE one worker wakes, and as long as that worker is quick, it is always "
+        "the same one”; “With SO_REUSEPORT each worker has a listener of its own, and the kernel "
+        "deals out the clients by their addresses”"
     )
     assert seen["one listener"][0] == "4", (
         "“It is different where they sleep in epoll”; “all four are told of every client, and all "

@@ -126,9 +126,9 @@ def test_the_one_that_half_closes():
         '“but there each `b""` was a turn of the outer loop, and the other clients got their turns”'
     )
     assert words["connects and closes", "05"] == "frozen", (
-        "“A client that simply connects and closes does the same to it”; “A client that ends its "
-        "half of the connection, with or without a request, stops the server for good: at the end "
-        "of input nothing raises”"
+        "“A client that simply connects and closes does the same to the server”; “A client that "
+        "ends its half of the connection, with or without a request, stops the server for good: at "
+        "the end of input nothing raises”"
     )
 
 
@@ -359,8 +359,8 @@ def test_who_freezes_it():
     words = lab.matrix.stored()
     mine = {client: word for (client, server), word in words.items() if server == "05"}
     assert mine["connects and closes"] == mine["half closes after asking"] == "frozen", (
-        "“A client that half-closes is served by that one and freezes this one; so does the client "
-        "that makes that one spin”"
+        "“A client that half-closes is served by chapter 4's server and freezes this one; a client "
+        "that makes chapter 4's server spin freezes this one as well”"
     )
     assert mine["whole request then resets"] == "leaking"
     assert mine["bytes that are not UTF-8"] == "dead", (

@@ -36,7 +36,7 @@ def about(value, unit, least, most):
     scales = SCALES.get(unit, ((1, unit),))
     factor, name = next((each for each in scales if value * each[0] >= 1), scales[-1])
     shown = value * factor
-    said = About(f"≈ {shown:,.0f} {name}" if shown >= 10 else f"≈ {shown:#.2g} {name}")
+    said = About(f"≈ {shown:,.0f} {name}" if shown >= 9.95 else f"≈ {shown:#.2g} {name}")
     said.value = value
     return said
 
