@@ -74,7 +74,7 @@ def serve(listener):
 
 
 def take_backlog():
-    """Take the second argument, or 1, off the command line: main wants the port alone."""
+    """Take the queue's length off the command line, or 1; main wants the port."""
     if len(sys.argv) < 3:
         return 1
     length = sys.argv.pop(2)

@@ -29,10 +29,10 @@ def programs(run_folder):
 def test_who_does_what():
     seen = rows(PAGE, "six-hands")
     assert seen["recv"] == seen["send"] == seen["execute"] == ["0", "5"], (
-        "“It hands each socket that is ready to a worker thread, and the kernel reports nothing "
-        "more about that socket until the worker gives it back”; “The queue carries tasks: what "
-        "to do, and for which client”; “The article recommends this division of labour in "
-        "passing”"
+        "“This one hands each socket that is ready to a worker thread, and the kernel reports "
+        "nothing more about that socket until the worker gives it back”; “The queue carries "
+        "tasks: what to do, and for which client”; “The article recommends this division of "
+        "labour in passing”"
     )
     assert seen["accept"] == seen["close"] == ["5", "0"], "“the dictionary only by the loop”"
     said = printed(PAGE, "six-run")
@@ -83,9 +83,10 @@ def test_who_touches_the_dictionary():
 def test_disarmed():
     seen = rows(PAGE, "six-disarmed-table")
     assert seen["the client resets"] == ["nothing", "ONESHOT"], (
-        "“The socket stays on the list, and its events go: it is disarmed. Even ERR and HUP, "
-        "which the kernel adds to every registration, are gone; a client may leave, and poll "
-        "tells nobody”; “It stays on the list, and not even a hang-up is reported meanwhile”"
+        "“The socket stays on the list, and its events go: it is disarmed. To register it again "
+        "raises FileExistsError; modify arms it. Even ERR and HUP, which the kernel adds to "
+        "every registration, are gone; a client may leave, and poll tells nobody”; “It stays on "
+        "the list, and not even a hang-up is reported meanwhile”"
     )
     assert seen["modified: armed again"] == ["IN|ERR|HUP", "ONESHOT"], (
         "“And when the thread arms the socket, the loop is told everything that is true by then, "
@@ -101,7 +102,7 @@ def test_disarmed():
     )
     mine = [claim for claim in article.claims().values() if claim.chapter == PAGE]
     assert sorted(claim.verdict for claim in mine) == 4 * ["holds"], (
-        "“Its four sentences on this hold, one of them only in the translation”"
+        "“The article's four sentences on this hold, one of them only in the translation”"
     )
 
 
@@ -117,8 +118,8 @@ def test_without_one_shot():
     )
     said = printed(PAGE, "six-lost")
     assert said.endswith("kept: b'TP/1.0\\r\\n\\r\\n'"), (
-        "“Each thread looked at what request was, then waited in recv, then stored what it had "
-        "looked at and its own piece”; “Two threads at one socket take each other's bytes”"
+        "“Each thread looked up request, which was empty, then waited in recv, then stored what "
+        "it had looked up and its own piece”; “Two threads at one socket take each other's bytes”"
     )
     assert printed(PAGE, "six-thousands") == "armed: 300 - reported: 300", (
         "“once to read, once to write, and once for the end, and never without having been "

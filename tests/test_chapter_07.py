@@ -63,8 +63,8 @@ def test_a_crowd_that_comes_at_once():
             callers = crowd.queue_up(server.address, 40)
         done = crowd.ask_all(callers, 5)
     assert max(caller.waited() for caller in done) < 0.9 and len(done) == 40, (
-        "“be told, with listen(N), how many clients may wait in its accept queue, its door. So "
-        "it can serve a crowd that comes at once”"
+        "“be told, with listen(N), how many clients may wait at its door, in the accept queue. "
+        "So it can serve a crowd that comes at once”"
     )
 
 
@@ -74,6 +74,9 @@ def test_what_is_said_of_its_argument():
         "“The kernel lets in BACKLOG + 1 clients, 1 + 1 unless told otherwise, before the server "
         "has accepted one, and never more than net.core.somaxconn + 1. The next client gets in "
         "after a second or more”"
+    )
+    assert rows(PAGE, "seven-heard-of")["its state"] == ["ESTABLISHED", "SYN-SENT"], (
+        "claim 100, caveat: “Only connections whose handshake is done are in the queue”"
     )
     with lab.serve(SERVER) as server:
         assert lab.kernel.accept_queue(server.address) == (0, 1), (
@@ -102,7 +105,7 @@ def test_who_is_outside():
     assert of["it asks"] == ["send: 18", "send: EAGAIN"], (
         "“So a connection is no sign of life: a health check that only connects fails only when "
         "the queue is full”; “They are connected, and may send, before anybody has accepted "
-        "them”; “to a server that is too slow, and a longer one is only a longer wait”"
+        "them”; “belongs to a server that is too slow, and a longer queue is only a longer wait”"
     )
 
 
@@ -248,8 +251,8 @@ def test_ghosts():
     )
     assert seen["one of these sends its request"] == ["send: 18, not acknowledged: 18"], (
         "“beyond it the kernel answers with SYN cookies, as it would in a flood of SYNs, and "
-        "keeps nothing. When these clients complete the handshake there is no room, and that "
-        "segment is dropped without a word as well”"
+        "keeps nothing. When these clients complete the handshake there is no room, and their "
+        "last segment is dropped without a word as well”"
     )
     assert seen["once there is room, it is"] == ["accepted"], (
         "“A ghost that speaks sends again, as TCP does, and gets in with that”"
@@ -265,9 +268,10 @@ def test_benchmarks():
     assert seen["listen(1)"][2:] == ["98", "≈ 1.0 s"], (
         "“`ab` is a closed loop: as soon as a client is answered another takes its place. So is "
         "this”; “a benchmark of 0.8 s sees nothing of it: it reports on the requests that it has "
-        "finished”; claim 105, holds: “A shorter one reports on those whom it has answered, and "
-        "sees nothing”; “whenever the server is slow, the loop asks less. The”; claim 105, "
-        "holds: “In a run that is longer than the first retry, a second”"
+        "finished”; claim 105, holds: “A shorter run reports on those clients that were "
+        "answered, and doesn't see the others”; “whenever the server is slow, the loop asks "
+        "less. The”; claim 105, holds: “In a run that is longer than the wait for the first "
+        "retry, a second”"
     )
     assert seen["listen(50)"][2:] == ["49", "≈ 1.0 s"] and seen["listen(128)"][2] == "0", (
         "“with a queue under fifty, it says, performance can fall badly at times”; "
@@ -380,3 +384,8 @@ def test_what_waits_does_not(what, run_folder):
     body, why = WRONG[what]
     said = check_connect(body, run_folder)
     assert said.startswith("not yet:") and why in said, said
+
+
+def test_nothing_that_the_article_says_of_it_is_wrong():
+    mine = [claim.verdict for claim in lab.claims().values() if claim.chapter == PAGE]
+    assert mine and "wrong" not in mine, "“Nothing that it says of the queue is wrong”"

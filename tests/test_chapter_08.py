@@ -241,3 +241,8 @@ def test_the_server_sleeps_while_its_answers_are_held():
     assert "not yet" not in said and "solved: one call" in said, (
         "“let `write` send all the pieces there are with one `sendmsg`”"
     )
+
+
+def test_nothing_that_the_article_says_of_it_is_wrong():
+    mine = [claim.verdict for claim in lab.claims().values() if claim.chapter == PAGE]
+    assert mine and "wrong" not in mine, "“Nothing that is wrong”"

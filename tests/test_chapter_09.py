@@ -426,3 +426,8 @@ def test_the_chapters_solutions_pass():
         assert said and all(line.startswith("solved:") for line in said), (
             "“without the option, and let it keep its connections. It has to be quick with 20 kB”"
         )
+
+
+def test_nothing_that_the_article_says_of_it_is_wrong():
+    mine = [claim.verdict for claim in lab.claims().values() if claim.chapter == PAGE]
+    assert mine and "wrong" not in mine, "“Nothing that is wrong; some of it wants a caveat”"

@@ -69,7 +69,7 @@ def test_the_five_ways():
     assert seen["close, unread"][1:] == ["ECONNRESET", "EPIPE, EPIPE"], (
         "“In the second row the peer has not read all; `linger 0` is SO_LINGER with no time to "
         "linger”; “the connection is gone, and what we send is lost”; “Unread input turns "
-        "`close` into a reset, which destroys the answer”; claim 115, caveat: “It raises "
+        "`close` into a reset, which destroys the answer”; claim 115, caveat: “But recv raises "
         "ECONNRESET if the other side has left something unread itself”"
     )
 
@@ -100,8 +100,7 @@ def test_SO_LINGER_knows_nothing_of_unread_input():
     ours.send(b"answer")
     ours.close()
     assert lab.told(theirs) == "a reset", (
-        "“`SO_LINGER`, in spite of its name, is something else: it lets `close` wait until what "
-        "was sent is acknowledged, and knows nothing of unread input”"
+        "“SO_LINGER is something else: it lets close wait until what was sent is acknowledged”"
     )
 
 
@@ -125,8 +124,7 @@ def test_the_kernel_closes_for_a_process_that_is_killed(unread, told):
         holder.kill()
         holder.wait()
     assert lab.told(ours) == told, (
-        "“When a process ends, in whatever way, the kernel closes for it: the first row, or the "
-        "second”"
+        "“When a process ends, the kernel closes for it: the first row, or the second”"
     )
 
 
@@ -166,8 +164,8 @@ def test_its_listener_has_the_options_and_its_connections_inherit_them():
     mine = [call.given for call in run.of("client", "setsockopt")]
     assert timer == "keepalive" and [socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1] not in mine, (
         "“This chapter's server sets both options on its listener, and each connection inherits "
-        "them”; “watch_over has the kernel probe silent clients, and give up those that don't "
-        "answer”"
+        "them”; “This chapter's server sets both options on its listener, and each connection "
+        "inherits them”"
     )
     idle, every = [TCP, socket.TCP_KEEPIDLE, 30], [TCP, socket.TCP_KEEPINTVL, 10]
     assert all(each in given for each in (idle, every, [TCP, socket.TCP_USER_TIMEOUT, 60_000])), (
@@ -231,9 +229,9 @@ def test_the_farewells():
 def test_posts():
     seen = rows(PAGE, "ten-post")
     assert seen["chapter 4, 16 MB at once"] == ["an exception"], (
-        "“It is lost if a client sends all before it reads, as Python's http.client does”; “So a "
-        'server that answers "413, too large" and closes isn\'t understood by clients of this '
-        "kind”"
+        "“The answer is lost if a client sends all before it reads, as Python's http.client "
+        'does”; “So a server that answers "413, too large" and closes isn\'t understood by '
+        "clients of this kind”"
     )
     assert seen["this chapter, 2 MB in 2 s"] == ["an exception"], (
         "“This needs a deadline, since a client may send for ever: the last row is cut off after "
@@ -385,25 +383,25 @@ def test_the_note():
     assert words["connects and closes", "05"] == "frozen", (
         "“He had seen the spin of the edge-triggered server”"
     )
-    assert words["connects and closes", "05′"] == "ok", "“They do mend the spin”"
+    assert words["connects and closes", "05′"] == "ok", "“The lines do mend the spin”"
     said = printed(PAGE, "ten-accident").split()
     assert said[:6] == ["recv", "0", "shutdown", "done", "recv", "0"], (
         "“Look at the third line. The loop has no `break`: after the `shutdown` it calls `recv` "
         "again, gets nothing again, and calls `shutdown` again; and that raises, `ENOTCONN`”"
     )
     seen = rows(PAGE, "ten-vanish")
-    assert seen["the note's, edge"] == ["0", "spins"], (
+    assert seen["the note's lines, edge"] == ["0", "spins"], (
         "“So it ends by an accident, which depends on the client's kernel: it has to acknowledge "
         "the server's FIN before the loop comes round. On loopback it does”; “its FIN has come "
         "through, and what the server sends from then on does not”"
     )
     seen = rows(PAGE, "ten-half")
-    assert seen["the note's, edge"] == ["0", "3"], (
+    assert seen["the note's lines, edge"] == ["0", "3"], (
         "“The edge-triggered form reads to the end of input first, and shuts the connection down "
         "before it has looked whether anything was asked. Then it asks for `OUT`, can't send, and "
         "never closes: three clients, three descriptors”"
     )
-    assert seen["the note's, level"] == ["3", "0"], (
+    assert seen["the note's lines, level"] == ["3", "0"], (
         "“The level-triggered form answers them, but by luck: it stops reading at the empty line, "
         "and never gets to see the end”"
     )
@@ -420,8 +418,8 @@ def test_while_its_fin_is_not_acknowledged_the_note_s_server_does_nothing_else(t
         lab.until(run.is_full)
     last = [call.name for call in run.calls()][-100:]
     assert {*last} == {"recv", "modify", "shutdown"}, (
-        "“any client is some milliseconds away, and for that long, whenever one leaves, the server "
-        "does nothing but call `recv`, `modify` and `shutdown`”"
+        "“any client is some milliseconds away, and for that long, whenever one leaves, the "
+        "server only calls recv, modify and shutdown”"
     )
 
 
@@ -567,10 +565,10 @@ def test_those_who_stay_fill_it(run_folder):
         newcomer = lab.Conversation(server.address, seconds=0.5)
         newcomer.ask()
         assert newcomer.answers() == [], (
-            "“But clients who stay, by the hundred, leave it no descriptor”; “It can't get rid "
-            "of a client that stays and says nothing: that needs deadlines”; “a silent client "
-            "that is there holds its descriptor for ever”; “Out of descriptors, the server "
-            "accepts nobody until one is free”"
+            "“But clients who stay, by the hundred, leave it no descriptor”; “This server can't "
+            "get rid of a client that stays and says nothing: that needs deadlines”; “a silent "
+            "client that is there holds its descriptor for ever”; “Out of descriptors, the "
+            "server accepts nobody until one is free”"
         )
         staying[0].close()
         newcomer.seconds = 5

@@ -35,7 +35,7 @@ def test_too_many_and_too_much():
         "that is merely caught, it spins”"
     )
     seen = rows("05_edge_triggered", "five-deaf")
-    assert seen["a newcomer"][0] == "get: ETIMEDOUT", (
+    assert seen["a newcomer gets"][0] == "get: ETIMEDOUT", (
         "defect 11: “EMFILE spends the listener's edge. With a full queue no other comes, and "
         "nobody is ever let in again”"
     )
@@ -75,8 +75,8 @@ def test_what_a_client_has_sent_stays():
             lab.at_rest(server, sockets=1)
             kept.append(server.memory())
     assert kept[1] - kept[0] > 800_000 > kept[2] - kept[0], (
-        "defect 20: “What a client has sent stays in a dictionary when it has gone, until its "
-        "descriptor's number is used again”"
+        "defect 20: “What a client has sent stays in a dictionary when the client has gone, "
+        "until its descriptor's number is used again”"
     )
 
 
@@ -115,7 +115,7 @@ def test_what_it_costs_and_prints():
         client.read_all()
         server.wait_for("HTTP/1.0")
         assert "\x1b[2J" in server.output(), (
-            "defect 15: “What is printed is what came, escape sequences and all”"
+            "defect 15: “The request is printed as it came, escape sequences and all”"
         )
     assert "U+00A0" in printed("01_one_request", "one-preface"), (
         "defect 1: “The listings, pasted as the page has them, are syntax errors: there are "
@@ -125,16 +125,17 @@ def test_what_it_costs_and_prints():
 
 def test_the_lines_of_the_translator():
     seen = rows("10_peers_that_close", "ten-vanish")
-    assert seen["the note's, edge"] == ["0", "spins"], (
+    assert seen["the note's lines, edge"] == ["0", "spins"], (
         "defect 43: “No break: the loop ends when a second shutdown fails, and if the FIN is not "
         "acknowledged it doesn't fail. The server spins, and serves nobody”"
     )
     seen = rows("10_peers_that_close", "ten-half")
-    assert seen["the note's, edge"] == ["0", "3"], (
+    assert seen["the note's lines, edge"] == ["0", "3"], (
         "defect 44: “A client that half-closes after asking gets nothing, and its descriptor stays”"
     )
     assert printed("10_peers_that_close", "ten-batch").endswith("recv: EAGAIN"), (
-        "defect 35: “A handler closes another client, a newcomer gets the number, and an event of "
-        "the same batch hits the newcomer. Not in these programs, each handler of which touches "
-        "its own descriptor only; in the first one that kicks or times out”"
+        "defect 35: “A handler closes another client, a newcomer gets the number, and an event "
+        "of the same batch hits the newcomer. Not in these programs, each handler of which "
+        "touches its own descriptor only. It comes with the first timeout, or the first handler "
+        "that closes another client”"
     )

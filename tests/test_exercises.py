@@ -695,19 +695,19 @@ IS_LONGEST = Exercise(
     {
         "the constant alone, which the argument's default replaces": server_with(
             ("BACKLOG = 1\n", "BACKLOG = 2**31 - 1\n"),
-            refused="not yet: told nothing, the queue is 1",
+            refused="not yet: without an argument, the queue is 1",
         ),
         "nobody asks for the argument any more": server_with(
             ("    BACKLOG = take_backlog()\n", "    BACKLOG = 2**31 - 1\n"),
-            refused="not yet: told 5, the queue is",
+            refused="not yet: with 5, the queue is",
         ),
         "Python's own number": server_with(
             (NO_ARGUMENT, NO_ARGUMENT.replace("1", "128")),
-            refused="not yet: told nothing, the queue is 128",
+            refused="not yet: without an argument, the queue is 128",
         ),
         "a number that C does not hold": server_with(
             (NO_ARGUMENT, NO_ARGUMENT.replace("1", "2**31")),
-            refused="not yet: told nothing, the queue is OverflowError",
+            refused="not yet: without an argument, the queue is OverflowError",
         ),
     },
     right=((NO_ARGUMENT, NO_ARGUMENT.replace("1", "2**31 - 1")),),

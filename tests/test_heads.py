@@ -103,7 +103,7 @@ HEADS = {
     ("06_one_shot", "six-disarmed-table"): "what happens | poll reports | events on the list",
     ("06_one_shot", "six-herd"): "of four threads in poll | one byte wakes | another byte wakes",
     ("06_one_shot", "six-stop"): "the handler | SIGTERM to the loop's thread | to the other thread",
-    ("07_backlog", "seven-number"): "the program says | are let in | stay outside",
+    ("07_backlog", "seven-number"): "the program says | clients let in | clients outside",
     (
         "07_backlog",
         "seven-heard-of",
@@ -144,7 +144,7 @@ HEADS = {
     (
         "10_peers_that_close",
         "ten-half",
-    ): "three ask and half-close | are answered | leave a descriptor",
+    ): "the server, three half-close | answers | descriptors left",
     ("claims", "claims-count"): "verdict | claims | proven by a cell",
     ("defects", "defects-address"): "a client connects to | 0.0.0.0 listens | 127.0.0.1 listens",
 }
