@@ -147,6 +147,9 @@ HEADS = {
     ): "the server, three half-close | answers | descriptors left",
     ("claims", "claims-count"): "verdict | claims | proven by a cell",
     ("defects", "defects-address"): "a client connects to | 0.0.0.0 listens | 127.0.0.1 listens",
+    ("questions", "ask-docker"): "it listens on | at 127.0.0.1 | at 127.0.0.2",
+    ("questions", "ask-epipe"): "the peer has | first send | second | third",
+    ("questions", "ask-udp"): "datagram | epoll | we got | cut",
 }
 
 
