@@ -22,6 +22,7 @@ import termios
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 # Processes and their threads
 # ---------------------------
@@ -31,21 +32,31 @@ from pathlib import Path
 # is only a way to call epoll_pwait: it goes by its better known name.
 CALLS = {
     "x86_64": {
-        0: "read", 1: "write", 3: "close", 7: "poll", 16: "ioctl", 19: "readv", 20: "writev",
-        23: "select", 24: "sched_yield", 34: "pause", 35: "nanosleep", 40: "sendfile",
+        0: "read", 1: "write", 3: "close", 5: "fstat", 7: "poll", 8: "lseek", 9: "mmap",
+        11: "munmap", 12: "brk", 13: "rt_sigaction", 14: "rt_sigprocmask", 16: "ioctl",
+        17: "pread64", 18: "pwrite64", 19: "readv", 20: "writev", 23: "select", 24: "sched_yield",
+        25: "mremap", 28: "madvise", 34: "pause", 35: "nanosleep", 40: "sendfile", 41: "socket",
         42: "connect", 43: "accept", 44: "sendto", 45: "recvfrom", 46: "sendmsg", 47: "recvmsg",
-        48: "shutdown", 54: "setsockopt", 55: "getsockopt", 61: "wait4", 72: "fcntl",
-        202: "futex", 219: "restart_syscall", 230: "clock_nanosleep", 232: "epoll_wait",
-        233: "epoll_ctl", 257: "openat", 270: "pselect6", 271: "ppoll", 281: "epoll_pwait",
-        288: "accept4", 441: "epoll_pwait2",
+        48: "shutdown", 51: "getsockname", 54: "setsockopt", 55: "getsockopt", 56: "clone",
+        61: "wait4", 72: "fcntl", 73: "flock", 74: "fsync", 128: "rt_sigtimedwait",
+        130: "rt_sigsuspend", 202: "futex", 219: "restart_syscall", 230: "clock_nanosleep",
+        232: "epoll_wait", 233: "epoll_ctl", 247: "waitid", 257: "openat", 262: "newfstatat",
+        270: "pselect6", 271: "ppoll", 275: "splice", 281: "epoll_pwait", 288: "accept4",
+        291: "epoll_create1", 299: "recvmmsg", 307: "sendmmsg", 318: "getrandom", 332: "statx",
+        426: "io_uring_enter", 441: "epoll_pwait2",
     },
     "aarch64": {
-        21: "epoll_ctl", 22: "epoll_wait", 25: "fcntl", 29: "ioctl", 56: "openat", 57: "close",
-        63: "read", 64: "write", 65: "readv", 66: "writev", 71: "sendfile", 72: "pselect6",
-        73: "ppoll", 98: "futex", 101: "nanosleep", 115: "clock_nanosleep", 124: "sched_yield",
-        128: "restart_syscall", 202: "accept", 203: "connect", 206: "sendto", 207: "recvfrom",
-        208: "setsockopt", 209: "getsockopt", 210: "shutdown", 211: "sendmsg", 212: "recvmsg",
-        242: "accept4", 260: "wait4", 441: "epoll_pwait2",
+        20: "epoll_create1", 21: "epoll_ctl", 22: "epoll_wait", 25: "fcntl", 29: "ioctl",
+        32: "flock", 56: "openat", 57: "close", 62: "lseek", 63: "read", 64: "write", 65: "readv",
+        66: "writev", 67: "pread64", 68: "pwrite64", 71: "sendfile", 72: "pselect6", 73: "ppoll",
+        76: "splice", 79: "newfstatat", 80: "fstat", 82: "fsync", 95: "waitid", 98: "futex",
+        101: "nanosleep", 115: "clock_nanosleep", 124: "sched_yield", 128: "restart_syscall",
+        133: "rt_sigsuspend", 134: "rt_sigaction", 135: "rt_sigprocmask", 137: "rt_sigtimedwait",
+        198: "socket", 202: "accept", 203: "connect", 204: "getsockname", 206: "sendto",
+        207: "recvfrom", 208: "setsockopt", 209: "getsockopt", 210: "shutdown", 211: "sendmsg",
+        212: "recvmsg", 214: "brk", 215: "munmap", 216: "mremap", 220: "clone", 222: "mmap",
+        233: "madvise", 242: "accept4", 243: "recvmmsg", 260: "wait4", 269: "sendmmsg",
+        278: "getrandom", 291: "statx", 426: "io_uring_enter", 441: "epoll_pwait2",
     },
 }  # fmt: skip
 
@@ -283,11 +294,14 @@ TIMERS = ("off", "retransmit", "keepalive", "timewait", "probe")
 
 @dataclass(frozen=True)
 class Socket:
-    """A TCP socket, as sock_diag(7) has it.
+    """A socket, as sock_diag(7) has it.
 
     unread: bytes received and not read (the end of input counts as one); of a listening socket,
     clients in its accept queue. unsent: bytes sent and not yet acknowledged. timer: its name;
-    left: seconds until it fires. limit: of the accept queue, if it listens.
+    left: seconds until it fires. limit: of the accept queue, if it listens, 0 if that is unknown.
+    kind: tcp, udp or unix. silent: seconds since data came last; acked: bytes that the peer has
+    acknowledged so far; queue: of a listener, the remote ends of those in its accept queue. Each is
+    None where that is unknown.
     """
 
     state: str
@@ -299,6 +313,10 @@ class Socket:
     left: float
     inode: int
     limit: int = 0
+    kind: str = "tcp"
+    silent: Optional[float] = None
+    acked: Optional[int] = None
+    queue: Optional[frozenset] = None
 
 
 ALL = (1 << len(STATES)) - 1  # states as a mask
@@ -315,13 +333,18 @@ NO_COOKIE = (1 << 64) - 1  # INET_DIAG_NOCOOKIE, twice
 ANYBODY = {socket.AF_INET: ("0.0.0.0", 0), socket.AF_INET6: ("::", 0)}  # a listener's remote end
 
 
-def _ask(diag, family, flags, states, which=b""):
-    """Ask sock_diag(7) one question; yield its answers: (type, message without its header) each.
+def _question(family, flags, states, which=b"", protocol=socket.IPPROTO_TCP, more=0):
+    """Return a message that asks for sockets of a family and protocol; more: extensions."""
+    header = DIAG_REQUEST.size, SOCK_DIAG_BY_FAMILY, flags, 1, 0
+    return DIAG_REQUEST.pack(*header, family, protocol, more, states, which)
+
+
+def answers(diag, message):
+    """Send sock_diag(7) a message; yield its answers: (type, message without its header) each.
 
     Raises TimeoutError if the kernel does not answer.
     """
-    message = DIAG_REQUEST.size, SOCK_DIAG_BY_FAMILY, flags, 1, 0
-    diag.send(DIAG_REQUEST.pack(*message, family, socket.IPPROTO_TCP, 0, states, which))
+    diag.send(message)
     data, kind = b"", SOCK_DIAG_BY_FAMILY
     while kind == SOCK_DIAG_BY_FAMILY:
         data = data or diag.recv(1 << 18)
@@ -330,44 +353,54 @@ def _ask(diag, family, flags, states, which=b""):
         data = data[(length + 3) // 4 * 4 :]
 
 
-def _diag():
+def open_diag():
     """Open a way to sock_diag(7), a socket."""
     diag = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_SOCK_DIAG)
     diag.settimeout(1)
     return diag
 
 
-def _rows(states):
-    """Yield the rows of TCP sockets in some states (a mask): struct inet_diag_msg each.
+def diag_rows(family, states, protocol=socket.IPPROTO_TCP, more=0):
+    """Yield the rows of a family's sockets in some states (a mask): struct inet_diag_msg each.
 
     A hundred times as fast as reading /proc/net/tcp, and with the limits of listeners' queues.
-    Raises OSError if the kernel does not answer.
+    more: extensions, whose attributes follow the row. Raises OSError if the kernel does not answer.
     """
-    with _diag() as diag:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for kind, row in _ask(diag, family, LIST_ALL, states):
-                if kind == SOCK_DIAG_BY_FAMILY:
-                    yield row
-            if kind != NLMSG_DONE:
-                raise OSError("sock_diag(7) has refused to list the sockets")
+    yield from rows_of(_question(family, LIST_ALL, states, b"", protocol, more))
 
 
-def _socket(row):
+def rows_of(message):
+    """Yield the rows with which sock_diag(7) answers a message that asks for all."""
+    with open_diag() as diag:
+        for kind, row in answers(diag, message):
+            if kind == SOCK_DIAG_BY_FAMILY:
+                yield row
+        if kind != NLMSG_DONE:
+            raise OSError("sock_diag(7) has refused to list the sockets")
+
+
+def _rows(states):
+    """Yield the rows of TCP sockets in some states, of both families."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        yield from diag_rows(family, states)
+
+
+def socket_of(row, kind="tcp", silent=None, acked=None):
     """Make a Socket of a row."""
     family, state, timer = row[:3]
-    ports = struct.unpack_from(">HH", row, 4)
     size = 4 if family == socket.AF_INET else 16
     local, remote = (
         (socket.inet_ntop(family, row[start : start + size]), port)
-        for start, port in zip((8, 24), ports, strict=True)
+        for start, port in zip((8, 24), struct.unpack_from(">HH", row, 4))
     )
     left, unread, unsent, _, inode = struct.unpack_from("=5I", row, 52)
     limit = 0
     if STATES[state] == "LISTEN":
         unsent, limit = 0, unsent
     return Socket(
-        STATES[state], local, remote, unread, unsent, TIMERS[timer], left / 1000, inode, limit
-    )
+        STATES[state], local, remote, unread, unsent, TIMERS[timer], left / 1000, inode, limit,
+        kind, silent, acked,
+    )  # fmt: skip
 
 
 def sockets(port=None, pid=None):
@@ -377,7 +410,7 @@ def sockets(port=None, pid=None):
     """
     inodes = None if pid is None else set(files(pid, "socket").values())
     return [
-        _socket(row)
+        socket_of(row)
         for row in _rows(ALL if pid is None else ALL & ~TIME_WAIT)
         # Chosen before it is understood: thousands of them may be in TIME-WAIT.
         if (port is None or port in struct.unpack_from(">HH", row, 4))
@@ -408,9 +441,9 @@ def find_socket(local, remote=None):
     remote = tuple((remote or ANYBODY[family])[:2])
     ends = [socket.inet_pton(family, host) for host, _ in (local[:2], remote)]
     which = SOCKET_ID.pack(local[1], remote[1], *ends, 0, NO_COOKIE)
-    with _diag() as diag:
-        kind, row = next(_ask(diag, family, ONE, ALL, which))
-    found = _socket(row) if kind == SOCK_DIAG_BY_FAMILY else None
+    with open_diag() as diag:
+        kind, row = next(answers(diag, _question(family, ONE, ALL, which)))
+    found = socket_of(row) if kind == SOCK_DIAG_BY_FAMILY else None
     # Where two addresses have no socket between them, the kernel answers with who listens.
     listens = found and found.state == "LISTEN"
     return found if found and (listens == (remote == ANYBODY[family])) else None
@@ -418,7 +451,7 @@ def find_socket(local, remote=None):
 
 def listeners():
     """List the sockets of this machine that listen."""
-    return [_socket(row) for row in _rows(LISTEN)]
+    return [socket_of(row) for row in _rows(LISTEN)]
 
 
 def accept_queue(address):
@@ -439,7 +472,7 @@ def counter(name, group="TcpExt"):
     """
     lines = Path("/proc/net/netstat").read_text().splitlines()
     names, numbers = (line.split()[1:] for line in lines if line.startswith(f"{group}: "))
-    return int(dict(zip(names, numbers, strict=True))[name])
+    return int(dict(zip(names, numbers))[name])
 
 
 # Our own sockets
@@ -531,7 +564,7 @@ def arrivals(sock, size, seconds=1, quick=None):
 # -----
 
 EVENTS = {
-    getattr(select, name): name.removeprefix("EPOLL")
+    getattr(select, name): name[len("EPOLL") :]
     for name in (
         "EPOLLIN", "EPOLLPRI", "EPOLLOUT", "EPOLLERR", "EPOLLHUP", "EPOLLRDHUP",
         "EPOLLEXCLUSIVE", "EPOLLONESHOT", "EPOLLET",
