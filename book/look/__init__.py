@@ -4,8 +4,11 @@
 
 kernel    what the kernel says of processes and sockets, without privileges
 strace    the system calls that one thread makes during a moment
+sockets   the sockets of a process, of every protocol and namespace
 view      what was seen of a process: look_at(pid) makes a View
-symptoms  what is wrong with it
+calls     system calls in words
+waits     what waits for a process, and who could take it
+findings  what is wrong with it: the table of rules
 report    a View as text: report(view)
 command   the command line
 """

@@ -1,35 +1,37 @@
-"""What is seen of one running process during a window: a View, which the symptoms follow from.
+"""What is seen of one running process during a window: a View, which the findings follow from.
 
 The process may be written in any language; it must be of the same user. Looking changes nothing:
 /proc is read, and sock_diag(7) asked. Only if the process is busy in both halves of the window is
-a thread of it traced, briefly. What is seen at one end of the window only proves nothing: it
-may have lasted for a moment.
+a thread of it traced, briefly. What is seen at one end of the window only proves nothing: it may
+have lasted for a moment. And a thread has slept only if it has not run in between.
 
 Sources: proc(5), epoll(7), poll(2), select(2).
 """
 
-import collections
 import contextlib
 import os
+import platform
 import re
 import resource
 import time
-from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple, Optional
 
-from . import kernel, strace, symptoms
+from . import findings, kernel, sockets, strace
 
 ENDED = ("CLOSE-WAIT", "LAST-ACK", "CLOSING")  # the peer's FIN has come
+MANY = 64  # threads, beyond which each is looked at less often: a look must not take long
 
 
-@dataclass(frozen=True)
-class File:
-    """An open file: in words, with its inode; of a TCP socket, its Socket."""
+class File(NamedTuple):
+    """An open file: in words, its inode; and its socket, if it is one that was seen."""
 
     text: str
     inode: int
-    socket: kernel.Socket | None
+    socket: Optional[kernel.Socket] = None
 
     @property
     def listens(self):
@@ -41,27 +43,53 @@ class File:
         return max(self.socket.unread - (self.socket.state in ENDED), 0)
 
 
-# A descriptor that is watched for a mask of EPOLL… bits. file: None if that number means no file,
-# or another one than is watched: a leftover. data: the registration's own.
-Watch = collections.namedtuple("Watch", "fd mask file data", defaults=[None])
+class Watch(NamedTuple):
+    """A descriptor that is watched for a mask of EPOLL… bits.
 
-# state: a letter of proc(5); share: of a core. looks: a kernel.Blocked each, or None while it ran,
-# at the window's beginning, middle and end. watches: those of its poll() or select(), at the end.
-Thread = collections.namedtuple("Thread", "number state share looks watches")
+    file: None if that number means no file, or another one than is watched: a leftover. data: the
+    registration's own.
+    """
+
+    fd: int
+    mask: int
+    file: Optional[File] = None
+    data: int = 0
+
+
+class Thread(NamedTuple):
+    """A thread. state: a letter of proc(5); share: of a core.
+
+    looks: where it was, several times in the window: a kernel.Blocked each, or None while it ran.
+    slept: it has been asleep all the time, in one call. naps: how often it went to sleep in the
+    window. watches: those of its poll() or select(), at the end.
+    """
+
+    number: int
+    name: str
+    state: str
+    share: float
+    looks: tuple
+    slept: bool
+    naps: int
+    watches: list
 
 
 @dataclass(frozen=True)
 class View:
     """What look_at() saw of a process.
 
-    share: of a core. resident: bytes of memory. descriptor_limit: its RLIMIT_NOFILE.
-    files, earlier: {descriptor: File} at the window's end and beginning. epolls: {descriptor:
-    Watches}. calls: strace.Call of the busiest thread, if it was traced; refused: why not.
-    findings: sentences that say what is wrong, the most important first.
+    seconds: how long the window was. share: of a core. resident: bytes of memory.
+    descriptor_limit: its RLIMIT_NOFILE. files, earlier: {descriptor: File} at the window's end and
+    beginning. epolls: {descriptor: Watches}. outlived: registrations, (epoll, descriptor, inode)
+    each, whose descriptor meant no file, or another one, at both ends. holders: {inode of a
+    listener: other processes that have it}. calls: strace.Call of the busiest thread, if it was
+    traced; refused: why it was not. not_seen: what could not be looked at, in sentences. findings:
+    findings.Finding each, the worst first.
     """
 
     pid: int
     command: str
+    seconds: float
     share: float
     resident: int
     descriptor_limit: int
@@ -69,20 +97,23 @@ class View:
     earlier: dict
     files: dict
     epolls: dict
-    calls: list | None = None
+    outlived: frozenset = frozenset()
+    holders: dict = field(default_factory=dict)
+    calls: Optional[list] = None
     refused: str = ""
+    not_seen: tuple = ()
     findings: tuple = ()
 
-    @property
+    @cached_property
     def listeners(self):
         return {fd: file for fd, file in self.files.items() if file.listens}
 
-    @property
+    @cached_property
     def sockets(self):
-        """Return the Files of TCP sockets that do not listen, by descriptor."""
+        """Return the Files of sockets that do not listen, by descriptor."""
         return {fd: file for fd, file in self.files.items() if file.socket and not file.listens}
 
-    @property
+    @cached_property
     def watches(self):
         """List what any thread watches, by epoll, poll() or select()."""
         return [*chain(*self.epolls.values(), *(each.watches for each in self.threads))]
@@ -95,33 +126,45 @@ def look_at(pid, seconds=0.5):
     when it is not ours to look at.
     """
     view, shares = _observe(pid, seconds)
-    if min(shares) >= symptoms.SPINNING:
+    if min(shares) >= findings.SPINNING:
         view = _trace(view)
-    return replace(view, findings=tuple(symptoms.findings(view)))
+    return replace(view, findings=tuple(findings.find(view)))
 
 
 def _observe(pid, seconds):
-    """Look at a process at the beginning, the middle and the end of a window.
+    """Look at a process several times in a window.
 
     Returns the View and the process's share of a core in either half.
     """
     with kernel.still_there(pid):
-        earlier, samples = _files(pid), [_sample(pid)]
-        for _ in range(2):
-            time.sleep(seconds / 2)  # a measuring window, not a wait for something
+        began = time.monotonic()
+        earlier, _ = _files(pid)
+        outlived = _outlived(pid, earlier)
+        samples = [_sample(pid)]
+        times = 2 if len(samples[0].threads) > MANY else 6
+        for number in range(times):
+            due = began + seconds * (number + 1) / times
+            time.sleep(max(0, due - time.monotonic()))  # a measuring window, not a wait
             samples.append(_sample(pid))
-        files, shares = _files(pid), [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(samples)]
+        files, not_seen = _files(pid)
+        halves = (samples[0], samples[times // 2]), (samples[times // 2], samples[-1])
+        shares = [(b.used - a.used) / (b.when - a.when) for a, b in halves]
         program, *words = (_read(pid, "cmdline").rstrip("\0") or "?").split("\0")
+        listening = {file.inode for file in files.values() if file.listens}
         view = View(
             pid=pid,
             command=" ".join([program.rpartition("/")[2], *words]),
+            seconds=samples[-1].when - samples[0].when,
             share=sum(shares) / 2,
             resident=int(_read(pid, "statm").split()[1]) * resource.getpagesize(),
-            descriptor_limit=resource.prlimit(pid, resource.RLIMIT_NOFILE)[0],
+            descriptor_limit=_descriptor_limit(pid),
             threads=_threads(pid, samples, files),
             earlier=earlier,
             files=files,
             epolls=_epolls(pid, files),
+            outlived=outlived & _outlived(pid, files),
+            holders=sockets.holders(pid, listening),
+            not_seen=tuple(not_seen + _hidden(pid, earlier, files)),
         )
     return view, shares
 
@@ -139,45 +182,112 @@ def _read(pid, name):
     return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
 
 
+def _descriptor_limit(pid):
+    """Return the limit from /proc: prlimit(2) wants CAP_SYS_RESOURCE, which root may lack."""
+    return int(re.search(r"(?m)^Max open files\s+(\d+)", _read(pid, "limits"))[1])
+
+
+def _hidden(pid, earlier, files):
+    """List in sentences what can't be seen of a process, whatever it does."""
+    hidden = []
+    if any(file.text == "io_uring" for file in files.values()):
+        hidden.append("what it waits for by io_uring: the rings are in its own memory")
+    # One that was closed while we looked is unknown as well, but only once.
+    unknown = {file.inode for file in earlier.values() if file.text == "socket"}
+    unknown &= {file.inode for file in files.values() if file.text == "socket"}
+    if unknown:
+        hidden.append(f"sockets that are neither TCP, UDP nor Unix ones: {len(unknown)}")
+    machine = platform.machine()
+    if machine not in kernel.CALLS:
+        hidden.append(f"the names of its system calls: those of {machine} are not known here")
+    elif _bits(pid) == 32:
+        hidden.append("the names of its system calls: it is a program of 32 bits")
+    return hidden
+
+
+def _bits(pid):
+    """Return whether a program is one of 32 or of 64 bits, None if that can't be read."""
+    try:
+        with open(f"/proc/{pid}/exe", "rb") as program:
+            return {1: 32, 2: 64}.get(program.read(5)[4])  # EI_CLASS, elf(5)
+    except (OSError, IndexError):
+        return None
+
+
 def _files(pid):
-    """Return the open files of a process: {descriptor: File}."""
-    rows, files = {row.inode: row for row in kernel.sockets()}, {}
+    """Return the open files of a process, {descriptor: File}, and what was not seen of them."""
+    seen = {}
     for fd in sorted(map(int, os.listdir(f"/proc/{pid}/fd"))):
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             text = os.readlink(f"/proc/{pid}/fd/{fd}")
-            inode = os.stat(f"/proc/{pid}/fd/{fd}").st_ino
-            row = rows.get(inode) if text.startswith("socket:") else None
-            if row and row.state == "LISTEN":
-                text = "listening on {}:{}".format(*row.local)
-            elif row:
-                text = "{} with {}:{}".format(row.state, *row.remote)
-            elif text.startswith(("socket:", "pipe:", "anon_inode:")):
-                text = re.sub(r"anon_inode:|:?\[\d+\]|[][]", "", text)
-            files[fd] = File(text, inode, row)
-    return files
+            seen[fd] = text, os.stat(f"/proc/{pid}/fd/{fd}").st_ino
+    wanted = {inode for text, inode in seen.values() if text.startswith("socket:")}
+    rows, not_seen = sockets.of(pid, wanted) if wanted else ({}, [])
+    files = {fd: _file(text, inode, rows.get(inode)) for fd, (text, inode) in seen.items()}
+    return files, not_seen
+
+
+def _file(text, inode, row):
+    if row:
+        text = _in_words(row)
+    elif text.startswith(("socket:", "pipe:", "anon_inode:")):
+        text = re.sub(r"anon_inode:|:?\[\d+\]|[][]", "", text)
+    return File(text, inode, row)
+
+
+def _in_words(row):
+    """Say what a socket is: `listening on 127.0.0.1:80`, `ESTABLISHED with …`, `UDP …`."""
+    if row.kind == "unix":
+        name = f" at {row.local[0]}" if row.local[0] else ""
+        return f"listening on {row.local[0]}" if row.state == "LISTEN" else f"Unix socket{name}"
+    local, remote = ("{}:{}".format(*end) for end in (row.local, row.remote))
+    if row.kind == "udp":
+        return f"UDP {local}" + (f" with {remote}" if row.state == "ESTABLISHED" else "")
+    return f"listening on {local}" if row.state == "LISTEN" else f"{row.state} with {remote}"
+
+
+class _Sample(NamedTuple):
+    """A moment: its time, the CPU time used so far, and of each thread what it was at.
+
+    threads: {number: (CPU time, state, Blocked or None, how often it has slept)}.
+    """
+
+    when: float
+    used: float
+    threads: dict
 
 
 def _sample(pid):
-    """Return the time, the CPU time, and {thread: (its CPU time, state, Blocked or None)}."""
     threads, ticks = {}, os.sysconf("SC_CLK_TCK")
     for number in kernel.threads(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             words = kernel.stat(pid, number)
             used = (int(words[11]) + int(words[12])) / ticks
-            threads[number] = used, words[0], kernel.blocked_in(pid, number)
+            blocked, slept = kernel.blocked_in(pid, number), kernel.sleeps(pid, number)
+            threads[number] = used, words[0], blocked, slept
     if pid not in threads:
         raise ProcessLookupError
-    return time.monotonic(), kernel.cpu_time(pid), threads
+    return _Sample(time.monotonic(), kernel.cpu_time(pid), threads)
 
 
 def _threads(pid, samples, files):
     """Return the Threads that are there at the end of the window."""
-    seconds, threads = samples[-1][0] - samples[0][0], []
-    for number, (used, state, blocked) in samples[-1][2].items():
-        seen = [sample[2].get(number, (used, "", None)) for sample in samples]
-        watches, share = _polled(pid, number, blocked, files), (used - seen[0][0]) / seconds
-        threads.append(Thread(number, state, share, tuple(each[2] for each in seen), watches))
+    seconds, threads = samples[-1].when - samples[0].when, []
+    for number, (used, state, blocked, _) in samples[-1].threads.items():
+        seen = [each.threads[number] for each in samples if number in each.threads]
+        looks, naps = tuple(each[2] for each in seen), seen[-1][3] - seen[0][3]
+        slept = len(seen) == len(samples) and None not in looks
+        slept = slept and len(set(looks)) == 1 and naps == 0
+        share, name = (used - seen[0][0]) / seconds, _name(pid, number)
+        watches = _polled(pid, number, blocked, files)
+        threads.append(Thread(number, name, state, share, looks, slept, naps, watches))
     return tuple(threads)
+
+
+def _name(pid, number):
+    with contextlib.suppress(OSError):
+        return _read(pid, f"task/{number}/comm").strip()
+    return ""
 
 
 def _polled(pid, number, blocked, files):
@@ -190,14 +300,29 @@ def _polled(pid, number, blocked, files):
     return []
 
 
+def _outlived(pid, files):
+    """Return the registrations whose descriptor means no file, or another: see View."""
+    return frozenset(
+        (epoll, fd, inode)
+        for epoll in [fd for fd, file in files.items() if file.text == "eventpoll"]
+        for fd, _, _, inode in _registrations(pid, epoll)
+        if fd not in files or files[fd].inode != inode
+    )
+
+
+def _registrations(pid, epoll):
+    with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        return sorted(kernel.registrations(pid, epoll))
+    return []
+
+
 def _epolls(pid, files):
     """Return what each epoll instance watches: {descriptor: Watches}."""
-    epolls = {}
     known = {(fd, file.inode) for fd, file in files.items()}
-    for epoll in [fd for fd, file in files.items() if file.text == "eventpoll"]:
-        with contextlib.suppress(FileNotFoundError):
-            epolls[epoll] = [
-                Watch(fd, mask, files[fd] if (fd, inode) in known else None, data)
-                for fd, mask, data, inode in sorted(kernel.registrations(pid, epoll))
-            ]
-    return epolls
+    return {
+        epoll: [
+            Watch(fd, mask, files[fd] if (fd, inode) in known else None, data)
+            for fd, mask, data, inode in _registrations(pid, epoll)
+        ]
+        for epoll in [fd for fd, file in files.items() if file.text == "eventpoll"]
+    }
