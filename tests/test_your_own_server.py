@@ -4,6 +4,7 @@ import resource
 
 import lab
 from conftest import ROOT, rows, seconds
+from look import command
 from look.report import report
 from look.view import look_at
 
@@ -107,4 +108,16 @@ def test_how_late_it_is_after_two_small_writes_and_a_read():
     (late,) = rows("09_nodelay", "nine-client")["writes twice"]
     assert 0.038 <= seconds(late) <= 0.06, (
         "“nothing, but answers come 40 ms late | two small writes and a read: Nagle's algorithm”"
+    )
+
+
+def test_the_exit_statuses(capsys):
+    with lab.serve(FOUR) as server:
+        lab.until_blocked(server.pid, "epoll_wait")
+        healthy = command.main([str(server.pid), "--seconds", "0.05"])
+        with server.paused():
+            sick = command.main([str(server.pid), "--seconds", "0.05"])
+    gone = command.main([str(server.pid), "--seconds", "0.05"])
+    assert (healthy, sick, gone) == (0, 1, 2), (
+        "“The exit status is 0 if nothing was found, 1 if something was, and 2 if it could not”"
     )
