@@ -184,3 +184,26 @@ def test_what_chapter_10_has_besides():
     assert not others and not any("settimeout(" in code for code in codes.values()), (
         "“For silence no server of this book has one yet”"
     )
+
+
+def test_an_error_of_accept_stops_newcomers_for_a_second_at_the_most(changed):
+    path = changed("listener.accept()", "next(tries)(listener)")
+    text = path.read_text()
+    fails = """
+def tries_of_accept():
+    def refuse(listener):
+        raise PermissionError(1, "Operation not permitted")
+    yield refuse
+    while True:
+        yield socket.socket.accept
+tries = tries_of_accept()
+
+class Client:"""
+    path.write_text(text.replace("\nclass Client:", fails, 1))
+    with lab.serve(path) as server, lab.connect(server) as client:
+        took = lab.timed(client.ask)
+        assert client.answers()
+    assert 0.9 < took < 3, (
+        "“Any other error of `accept` counts as one descriptor too few, and stops newcomers until "
+        "the next event, or for a second”"
+    )
