@@ -128,9 +128,10 @@ def test_slow_is_what_sleeps_in_the_same_call_and_has_run_in_between():
         "slow: 3 clients wait in the accept queue. It does work, but 3 of 3 times that the main "
         "thread was looked at it was in clock_nanosleep (time.sleep())"
     ]
-    files |= {7: tcp(), 8: tcp(port=50_000, inode=8)}
+    files |= {7: tcp(), 8: tcp(port=50_000, inode=8), 9: File("socket", 9, None)}
     for call in ("recvfrom", "poll"):
-        for fd, kind in ((7, []), (8, ["slow"])):  # a client's, who is slow himself; a database's
+        # A client's, who is slow himself; a database's; and one that has been closed meanwhile.
+        for fd, kind in ((7, []), (8, ["slow"]), (9, [])):
             polled = [Watch(fd, IN, files[fd])]
             ran_on = thread(on(call, fd), slept=False, watches=polled)
             assert kinds(a_view(ran_on, files=files)) == kind

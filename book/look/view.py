@@ -74,9 +74,9 @@ class Thread(NamedTuple):
     watches: list
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
-    """What look_at() saw of a process.
+    """What look_at() saw of a process. Each is one of its own: what follows is kept for it.
 
     seconds: how long the window was. share: of a core. resident: bytes of memory.
     descriptor_limit: its RLIMIT_NOFILE. files, earlier: {descriptor: File} at the window's end and

@@ -9,6 +9,7 @@ who has slept has slept all the time.
 
 import collections
 import select
+from functools import lru_cache
 from typing import NamedTuple
 
 from .calls import ACCEPTS, LOOPS, POLLS, RECEIVES, SENDS, count, descriptor, on_what
@@ -34,6 +35,7 @@ class Waiting(NamedTuple):
     stayed: int
 
 
+@lru_cache(maxsize=2)
 def what_waits(view):
     """List what waits for a process, each socket once: a queue may have several descriptors."""
     found = {}
@@ -140,6 +142,7 @@ def lists_with(view, waits):
     return [(epoll, mask) for epoll, mask in masks.items() if mask & IN]
 
 
+@lru_cache(maxsize=2)
 def left_alone(view):
     """List what waits, is meant to be taken, and is what no thread waits for at the moment.
 
@@ -191,8 +194,9 @@ def spends_its_time(view, thread):
     if not blocked or blocked.call not in SUSPECTS or times < OFTEN * len(thread.looks):
         return False
     file = on_what(view, blocked, thread.watches)
-    is_known = file or blocked.call not in (*POLLS, *LOOPS)  # for what it polls
-    return bool(is_known) and not is_ours(view, file)
+    if file and file.text == "socket" or not file and blocked.call in (*POLLS, *LOOPS):
+        return False  # it is gone, or unknown: it may have been a client's
+    return not is_ours(view, file)
 
 
 def culprit(view):
