@@ -517,5 +517,5 @@ def test_all_its_sockets_are_non_blocking():
 def test_how_much_of_what_the_article_says_is_wrong():
     mine = [claim.verdict for claim in lab.claims().values() if claim.chapter == PAGE]
     assert mine.count("wrong") == 2 and mine.count("holds") > len(mine) / 2, (
-        "“most of that holds. Two sentences are wrong”"
+        "“most of that holds. Two sentences are wrong, and one”"
     )

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from _press import build, card, site_check
+from _press.archive import write_archive
 from conftest import BOOK, ROOT
 from lab import show
 
@@ -46,6 +47,7 @@ def site(tmp_path_factory):
         encoding="utf-8",
     )
     assert done.returncode == 0 and not build.warnings([done.stdout]), done.stdout[-4000:]
+    write_archive(folder / "_build" / "html" / "look.pyz", "look")  # as the press does
     return folder / "_build" / "html"
 
 
