@@ -392,9 +392,11 @@ def test_clients_that_have_long_been_silent(serving, monkeypatch, keepalive, tol
                 clients.append(listener.accept()[0])
                 epoll.register(clients[-1], select.EPOLLIN)
     """)
-    with serve(path) as server, lab.Conversation(server.address):
-        lab.until(lambda: len(kernel.sockets(pid=server.pid)) == 2)
-        assert kinds(look_at(server.pid, 0.3)) == told
+    with serve(path) as server:
+        lab.until_blocked(server.pid, "epoll_wait")  # who comes before the option goes without
+        with lab.Conversation(server.address):
+            lab.until(lambda: len(kernel.sockets(pid=server.pid)) == 2)
+            assert kinds(look_at(server.pid, 0.3)) == told
 
 
 HIDDEN = {
