@@ -168,6 +168,15 @@ def test_frozen_in_a_poll_for_somebody_else():
     )
 
 
+def test_a_poll_that_is_over_before_it_was_read_is_not_accused():
+    """It wakes every half second: what it waited for may have been anything."""
+    files = {3: listener(), 7: tcp(unread=1)}
+    wakes = thread(on("poll", 0))._replace(watches=None)
+    locked = thread(LOCKED, number=2)
+    assert kinds(a_view(wakes, locked, files=files)) == []
+    assert "frozen" not in said(a_view(wakes, files={3: listener(waiting=1)}))
+
+
 def test_an_idle_thread_in_epoll_wait_hides_nothing():
     """A second loop, with a listener of its own, as for metrics."""
     files = {3: listener(waiting=5), 9: listener(inode=9)}

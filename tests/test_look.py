@@ -478,7 +478,8 @@ def test_what_poll_watches_is_told_only_if_it_still_sleeps_there(monkeypatch, th
     watches = view._polled(1, 1, blocked, {9: "a file"})
     assert watches == [(8, 4, None, 0), (9, 1, "a file", 0)]
     monkeypatch.setattr(kernel, "blocked_in", lambda pid, number: then)
-    assert view._polled(1, 1, blocked, {}) == []
+    assert view._polled(1, 1, blocked, {}) is None
+    assert view._polled(1, 1, None, {}) == []
 
 
 @pytest.mark.parametrize(("limit", "seconds"), [(5, 30), (10**9, 0.2)])

@@ -56,7 +56,7 @@ def on_what(view, blocked, watches=()):
     A socket with a timeout is read so: by a poll() for it alone.
     """
     if blocked.call in POLLS:
-        return watches[0].file if len(watches) == 1 else None
+        return watches[0].file if watches and len(watches) == 1 else None
     fd = descriptor(blocked.call, blocked.arguments)
     return view.files.get(fd) if blocked.call not in LOOPS else None
 

@@ -23,6 +23,7 @@ from typing import NamedTuple, Optional
 from . import findings, kernel, sockets, strace
 
 ENDED = ("CLOSE-WAIT", "LAST-ACK", "CLOSING")  # the peer's FIN has come
+TRIES = 5  # to read what a thread polls, a millisecond apart
 MANY = 64  # threads, beyond which each is looked at less often: a look must not take long
 
 
@@ -61,7 +62,7 @@ class Thread(NamedTuple):
 
     looks: where it was, several times in the window: a kernel.Blocked each, or None while it ran.
     slept: it has been asleep all the time, in one call. naps: how often it went to sleep in the
-    window. watches: those of its poll() or select(), at the end.
+    window. watches: those of its poll() or select(), at the end; None if they are not known.
     """
 
     number: int
@@ -71,7 +72,7 @@ class Thread(NamedTuple):
     looks: tuple
     slept: bool
     naps: int
-    watches: list
+    watches: Optional[list]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,7 @@ class View:
     @cached_property
     def watches(self):
         """List what any thread watches, by epoll, poll() or select()."""
-        return [*chain(*self.epolls.values(), *(each.watches for each in self.threads))]
+        return [*chain(*self.epolls.values(), *(each.watches or () for each in self.threads))]
 
 
 def look_at(pid, seconds=0.5):
@@ -291,13 +292,17 @@ def _name(pid, number):
 
 
 def _polled(pid, number, blocked, files):
-    """Return what a thread watches in poll() or select(), as far as that can be read."""
+    """Return what a thread watches in poll() or select(), None if that can't be read any more."""
+    if not blocked or blocked.call not in strace.POLLS:
+        return []
     with contextlib.suppress(OSError):
-        masks = strace.polled(pid, blocked) if blocked else {}
-        # If the thread sleeps elsewhere by now, the memory that we read may hold anything.
-        if masks and kernel.blocked_in(pid, number) == blocked:
-            return [Watch(fd, mask, files.get(fd)) for fd, mask in sorted(masks.items())]
-    return []
+        for _ in range(TRIES):  # it may wake just now, and sleep again a moment later
+            masks = strace.polled(pid, blocked)
+            # If the thread sleeps elsewhere by now, the memory that we read may hold anything.
+            if kernel.blocked_in(pid, number) == blocked:
+                return [Watch(fd, mask, files.get(fd)) for fd, mask in sorted(masks.items())]
+            time.sleep(0.001)
+    return None
 
 
 def _outlived(pid, files):

@@ -94,7 +94,9 @@ def asks_for(view, thread):
     if blocked is None:
         return masks
     fd = descriptor(blocked.call, blocked.arguments)
-    if blocked.call == "io_uring_enter" or blocked.call in LOOPS and fd not in view.epolls:
+    is_closed = blocked.call in LOOPS and fd not in view.epolls
+    is_gone = blocked.call in POLLS and thread.watches is None
+    if blocked.call == "io_uring_enter" or is_closed or is_gone:
         return collections.defaultdict(lambda: IN)
     if blocked.call in LOOPS:
         return on_the_list(view, fd)
