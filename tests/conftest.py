@@ -83,6 +83,21 @@ def interest(server, epoll=4):
     return kernel.interest_list(server.pid, epoll)
 
 
+def kinds(view):
+    """Return of what kinds a look's findings are."""
+    return [finding.kind for finding in view.findings]
+
+
+def said(view):
+    """Return a look's findings as one text, on one line."""
+    return " / ".join(finding.says for finding in view.findings)
+
+
+def until_waiting(server, clients):
+    """Wait until so many clients are in a server's accept queue."""
+    lab.until(lambda: kernel.find_socket(server.address).unread == clients)
+
+
 @pytest.fixture
 def write(tmp_path):
     """Write a program into a folder of the test's own; returns its path."""

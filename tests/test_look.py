@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import lab
-from conftest import BOOK
+from conftest import BOOK, said, until_waiting
 from look import command, findings, kernel, strace, view
 from look.report import WIDTH, report
 from look.view import look_at
@@ -41,25 +41,12 @@ asyncio.run(main())
 """
 
 
-def until_waiting(server, clients):
-    lab.until(lambda: kernel.find_socket(server.address).unread == clients)
-
-
 def look_at_busy(server):
     """A look once it uses a core, of which, on a machine with more to do, it gets none at times."""
     lab.until(lambda: kernel.cpu_share(server.pid, 0.1) > 2 * findings.SPINNING)
     return lab.until(
         lambda: ((view := look_at(server.pid)).calls is not None or view.refused) and view
     )
-
-
-def said(view):
-    """The findings as one text, on one line."""
-    return " / ".join(finding.says for finding in view.findings)
-
-
-def kinds(view):
-    return [finding.kind for finding in view.findings]
 
 
 def words_of(view):

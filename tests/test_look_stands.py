@@ -18,17 +18,13 @@ from pathlib import Path
 import pytest
 
 import lab
-from conftest import BOOK, ROOT
+from conftest import BOOK, ROOT, kinds, said
 from look import command, kernel
 from look.report import report
 from look.view import look_at
 from survive.server import serve
 
 LOOK = BOOK / "look"
-
-
-def said(view):
-    return " / ".join(finding.says for finding in view.findings)
 
 
 # Healthy, and under load
@@ -55,12 +51,13 @@ async def main():
     await server.serve_forever()
 asyncio.run(main())
 """
+GUNICORN = "-m gunicorn app:plain --pythonpath {folder} -b 127.0.0.1:{port} --no-control-socket"
 COMMANDS = {
-    "asyncio": "asyncio_server.py {port}",
-    "uvicorn": "-m uvicorn app:app --port {port} --log-level warning",
-    "gunicorn, sync": "-m gunicorn app:plain -b 127.0.0.1:{port} --log-level warning",
-    "gunicorn, threads": "-m gunicorn app:plain -b 127.0.0.1:{port} --threads 4",
-    "http.server": "-m http.server {port} --bind 127.0.0.1",
+    "asyncio": "{folder}/asyncio_server.py {port}",
+    "uvicorn": "-m uvicorn app:app --app-dir {folder} --port {port} --log-level warning",
+    "gunicorn, sync": f"{GUNICORN} --log-level warning",
+    "gunicorn, threads": f"{GUNICORN} --threads 4",
+    "http.server": "-m http.server {port} --bind 127.0.0.1 --directory {folder}",
 } | {f"chapter {name[:2]}": f"{ROOT}/code/{name} {{port}}" for name in (
     "03_thread_per_client.py", "04_level_triggered.py", "05_edge_triggered.py", "06_one_shot.py",
     "10_peers_that_close.py",
@@ -69,22 +66,18 @@ COMMANDS = {
 
 @contextlib.contextmanager
 def running(folder, words):
-    """Run a server that people run; yields (process, address) once it answers."""
+    """Run a server that people run; yields the Server once it answers."""
     (folder / "app.py").write_text(APPLICATION)
     (folder / "asyncio_server.py").write_text(ASYNCIO)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    words = [word.format(port=port) for word in words.split()]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(
-        [sys.executable, *words], cwd=folder, start_new_session=True, **quiet
-    )
-    try:
-        lab.until(lambda: is_answered(("127.0.0.1", port)), 20, "it to answer")
-        yield process, ("127.0.0.1", port)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    address = "127.0.0.1", lab.free_port()
+    words = [word.format(port=address[1], folder=folder) for word in words.split()]
+
+    def answers(server, seconds):
+        lab.until(lambda: is_answered(address), seconds, "it to answer")
+        return address
+
+    with lab.Server([sys.executable, *words], answers, seconds=20) as server:
+        yield server
 
 
 def is_answered(address):
@@ -118,29 +111,27 @@ def under_load(address, clients=3):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_nothing_is_found_in_a_healthy_server_under_load(tmp_path, name):
-    with running(tmp_path, COMMANDS[name]) as (process, address):
-        with under_load(address) as took:
-            for pid in kernel.group(process.pid):
+    # Chapters 3 to 6 listen(1): two at a time is what they let in.
+    allowed = {"full queue"} if "chapter 0" in name else set()
+    with running(tmp_path, COMMANDS[name]) as server:
+        with under_load(server.address) as took:
+            for pid in kernel.group(server.pid):
                 for _ in range(3):
                     view = look_at(pid)
-                    kinds = {finding.kind for finding in view.findings}
-                    # Chapters 3 to 6 listen(1): two at a time is what they let in.
-                    assert not kinds - ({"full queue"} if "chapter 0" in name else set()), report(
-                        view
-                    )
+                    assert not {*kinds(view)} - allowed, report(view)
         assert None not in took, "no request was lost"
-        for pid in kernel.group(process.pid):
+        for pid in kernel.group(server.pid):
             assert not look_at(pid).findings, "nor is anything found when it is at rest"
 
 
 def test_a_look_disturbs_nobody(tmp_path):
     """A hundred looks at a server under load: all are answered, and about as soon."""
-    with running(tmp_path, COMMANDS["chapter 10"]) as (process, address):
-        with under_load(address, 2) as took:
+    with running(tmp_path, COMMANDS["chapter 10"]) as server:
+        with under_load(server.address, 2) as took:
             lab.until(lambda: len(took) > 300)
             before = len(took)
             for _ in range(100):
-                look_at(process.pid, 0.02)
+                look_at(server.pid, 0.02)
             took = list(took)
     assert None not in took and len(took) - before > 100
     calm, watched = statistics.median(took[:before]), statistics.median(took[before:])

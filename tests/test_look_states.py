@@ -18,23 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import lab
+from conftest import kinds, said, until_waiting
 from look import findings, kernel
 from look import view as looking
 from look.report import report
 from look.view import File, look_at
 from survive.server import serve
-
-
-def kinds(view):
-    return [finding.kind for finding in view.findings]
-
-
-def said(view):
-    return " / ".join(finding.says for finding in view.findings)
-
-
-def until_waiting(server, clients):
-    lab.until(lambda: kernel.find_socket(server.address).unread == clients)
 
 
 def ask(talk):

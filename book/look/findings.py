@@ -27,6 +27,7 @@ from .waits import (
     IN,
     OUT,
     asks_for,
+    at_both_ends,
     culprit,
     in_words,
     is_a_clients,
@@ -102,7 +103,7 @@ def _held_up(view):
         left = [each for each in left if each.stayed]
     if not thread or not left:
         return
-    blocked = most_often(thread)[0]
+    blocked, times = most_often(thread)
     file = on_what(view, blocked, thread.watches)
     place = where(view, blocked, thread.watches)
     evidence = {"thread": thread.number, "call": blocked.call}
@@ -111,7 +112,7 @@ def _held_up(view):
     said = f"{in_words(left)}, while {name_of(view, thread)} sleeps in {place}"
     shared = _shared_with(view, left)
     if how == "often":
-        times = f"{most_often(thread)[1]} of {len(thread.looks)}"
+        times = f"{times} of {len(thread.looks)}"
         yield (
             "slow",
             f"slow: {in_words(left)}. It does work, but {times} times that {name_of(view, thread)} "
@@ -146,14 +147,18 @@ def _shared_with(view, left):
     others = sorted({pid for each in left for pid in view.holders.get(each.file.inode, ())})
     if not others:
         return ""
-    return f". The listener is shared with {', '.join(map(str, others[:4]))}: look at those, too"
+    return f". The listener is shared with {_numbers(others)}: look at those, too"
 
 
-def _of_kind(kind):
-    """Return a rule's function: what _held_up tells of one kind."""
+def _numbers(processes):
+    return ", ".join(map(str, processes[:4]))
+
+
+def _of_kind(kind, tell):
+    """Return a rule's function: what a function tells of one kind, where it tells of several."""
 
     def rule(view):
-        return [(says, evidence) for each, says, evidence in _held_up(view) if each == kind]
+        return [(says, evidence) for each, says, evidence in tell(view) if each == kind]
 
     return rule
 
@@ -177,7 +182,7 @@ def _unwatched(view):
         ]
         others = view.holders.get(waits.file.inode)
         if others and not registered:
-            theirs = f"It is shared with {', '.join(map(str, others[:4]))}: look at those"
+            theirs = f"It is shared with {_numbers(others)}: look at those"
             says = f"{clients} at listener {fd}, which this process does not watch. {theirs}"
             yield says, evidence
         elif not _at_rest(view):
@@ -245,14 +250,6 @@ def _disarmed(view):
                     )
 
 
-def _busy(view):
-    return [(says, evidence) for kind, says, evidence in _calls(view) if kind == "busy"]
-
-
-def _spinning(view):
-    return [(says, evidence) for kind, says, evidence in _calls(view) if kind == "spinning"]
-
-
 def _calls(view):
     """Say what a process that uses a core does with it, as (kind, sentence, evidence)."""
     core, calls = f"{view.share:.2f} of a core", view.calls
@@ -261,7 +258,7 @@ def _calls(view):
         why = f"its calls are unknown: tracing failed ({view.refused})"
         yield "busy", f"busy or spinning: {core}, and {why}", evidence
     elif calls is not None and len(calls) < FEW:
-        if max(view.threads, key=lambda each: each.share).naps > FEW:
+        if view.busiest.naps > FEW:
             return  # it works, and did not get the core while it was traced
         said = count(len(calls), "system call") if calls else "no system call"
         waits = in_words(what_waits(view))
@@ -314,17 +311,13 @@ def _blocked(view):
 
 
 def _serving_list(view, epoll):
-    files = {file.inode: file for file in view.files.values()}
-    watched = [files[inode] for inode in on_the_list(view, epoll) if inode in files]
-    return any(is_ours(view, file) for file in watched)
+    watched = on_the_list(view, epoll)
+    return any(is_ours(view, file) for file in view.files.values() if file.inode in watched)
 
 
-def _same_at_both_ends(view):
-    """Yield the sockets that were there at both ends: (descriptor, its File, and as it was)."""
-    for fd, file in view.sockets.items():
-        before = view.earlier.get(fd)
-        if before and before.socket and before.inode == file.inode:
-            yield fd, file, before
+def _connections(view):
+    """Yield the sockets that do not listen, and were there at both ends, as at_both_ends() does."""
+    return (each for each in at_both_ends(view) if not each[1].listens)
 
 
 def _asked(view):
@@ -346,7 +339,7 @@ def _some(numbers, what):
 def _leaking(view):
     left = [
         fd
-        for fd, file, before in _same_at_both_ends(view)
+        for fd, file, before in _connections(view)
         if file.socket.state == before.socket.state == "CLOSE-WAIT" and not file.socket.unsent
     ]
     if left:
@@ -366,7 +359,7 @@ def _unread(view):
     asked = _asked(view)
     left = [
         fd
-        for fd, file, before in _same_at_both_ends(view)
+        for fd, file, before in _connections(view)
         if view.epolls and file.unread == before.unread > 0
         if not asked[file.inode] & (IN | ONE_SHOT)
     ]
@@ -378,11 +371,9 @@ def _unsent(view):
     """Tell of peers that take nothing of what was sent to them."""
     stuck = collections.defaultdict(list)
     asked = _asked(view)
-    for fd, file, before in _same_at_both_ends(view):
+    for fd, file, before in _connections(view):
         now, was = file.socket, before.socket
-        is_closed = (
-            now.timer == was.timer == "probe"
-        )  # it asks, again and again, whether there is room
+        is_closed = now.timer == was.timer == "probe"  # asked again and again for room
         is_still = now.acked == was.acked
         if now.kind == "tcp" and now.unsent and was.unsent and (is_closed or is_still):
             who = "the process waits" if asked[file.inode] & OUT else "nobody watches"
@@ -397,7 +388,7 @@ def _left_on(view):
     asked = _asked(view)
     left = [
         fd
-        for fd, file, before in _same_at_both_ends(view)
+        for fd, file, before in _connections(view)
         if asked[file.inode] & OUT and not asked[file.inode] & EDGE
         if not file.socket.unsent and not before.socket.unsent and view.share >= SPINNING
     ]
@@ -408,7 +399,7 @@ def _left_on(view):
 def _silent(view):
     left = [
         fd
-        for fd, file, _ in _same_at_both_ends(view)
+        for fd, file, _ in _connections(view)
         if is_a_clients(view, file) and file.socket.state == "ESTABLISHED"
         if file.socket.timer == "off" and (file.socket.silent or 0) >= SILENT
     ]
@@ -438,33 +429,33 @@ RULES = (
         "something waits that is on its list, and the thread that should take it has slept all the "
         "time in another call",
         ASYNCIO,
-        _of_kind("frozen"),
+        _of_kind("frozen", _held_up),
     ),
     Rule(
         "locked",
         "clients' bytes are unread, nobody waits for them, and all other threads have slept in "
         "futex",
         "`py-spy dump --pid {pid}` shows the line of every thread: who has the lock?",
-        _of_kind("locked"),
+        _of_kind("locked", _held_up),
     ),
     Rule(
         "all threads taken",
         "clients wait, and every thread sleeps in a call on another client",
         "give each client a deadline, or wait for many in one thread; " + PEERS,
-        _of_kind("all threads taken"),
+        _of_kind("all threads taken", _held_up),
     ),
     Rule(
         "one client",
         "others wait, and the only thread sleeps in a call on one client",
         "give each client a deadline, or wait for many in one thread; " + PEERS,
-        _of_kind("one client"),
+        _of_kind("one client", _held_up),
     ),
     Rule(
         "slow",
         "something waits, the thread that should take it has run, and at most looks it was in the "
         "same call, which is none that waits for it",
         f"make that call shorter, or elsewhere: a thread, a pool. {STACK}",
-        _of_kind("slow"),
+        _of_kind("slow", _held_up),
     ),
     Rule(
         "not watched",
@@ -488,13 +479,13 @@ RULES = (
         "spinning",
         "it uses a core in both halves of the window, and a whole turn of its loop moves no data",
         f"the first call that is named is the one to handle. {STACK}",
-        _spinning,
+        _of_kind("spinning", _calls),
     ),
     Rule(
         "busy",
         "it uses a core and makes few system calls while something waits, or none at all",
         f"{STACK}, `py-spy top --pid {{pid}}` where the time goes",
-        _busy,
+        _of_kind("busy", _calls),
     ),
     Rule(
         "full queue",

@@ -65,8 +65,9 @@ def _facts(view):
         if others := view.holders.get(file.inode):
             lines.append(f"listener {fd} is shared with {', '.join(map(str, others[:8]))}")
     if view.calls is not None:
-        busiest = max(view.threads, key=lambda each: each.share)
-        what = f"traced thread {busiest.number}, as strace does: {count(len(view.calls), 'call')}"
+        what = (
+            f"traced thread {view.busiest.number}, as strace does: {count(len(view.calls), 'call')}"
+        )
         told = "spinning" in [finding.kind for finding in view.findings]
         lines += _item(what if told or not view.calls else f"{what}: {calls_in_words(view)}", "")
     if view.refused:

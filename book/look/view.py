@@ -114,6 +114,11 @@ class View:
         """Return the Files of sockets that do not listen, by descriptor."""
         return {fd: file for fd, file in self.files.items() if file.socket and not file.listens}
 
+    @property
+    def busiest(self):
+        """Return the Thread that has used most of a core."""
+        return max(self.threads, key=lambda each: each.share)
+
     @cached_property
     def watches(self):
         """List what any thread watches, by epoll, poll() or select()."""
@@ -140,7 +145,7 @@ def _observe(pid, seconds):
     with kernel.still_there(pid):
         began = time.monotonic()
         earlier, _ = _files(pid)
-        outlived = _outlived(pid, earlier)
+        outlived = _outlived(_registered(pid, earlier), earlier)
         samples = [_sample(pid)]
         times = 2 if len(samples[0].threads) > MANY else 6
         for number in range(times):
@@ -151,6 +156,7 @@ def _observe(pid, seconds):
         halves = (samples[0], samples[times // 2]), (samples[times // 2], samples[-1])
         shares = [(b.used - a.used) / (b.when - a.when) for a, b in halves]
         program, *words = (_read(pid, "cmdline").rstrip("\0") or "?").split("\0")
+        registered = _registered(pid, files)
         listening = {file.inode for file in files.values() if file.listens}
         view = View(
             pid=pid,
@@ -162,8 +168,8 @@ def _observe(pid, seconds):
             threads=_threads(pid, samples, files),
             earlier=earlier,
             files=files,
-            epolls=_epolls(pid, files),
-            outlived=outlived & _outlived(pid, files),
+            epolls=_epolls(registered, files),
+            outlived=outlived & _outlived(registered, files),
             holders=sockets.holders(pid, listening),
             not_seen=tuple(not_seen + _hidden(pid, earlier, files)),
         )
@@ -173,8 +179,7 @@ def _observe(pid, seconds):
 def _trace(view):
     """Add to a View the system calls of its busiest thread, or why they are unknown."""
     try:
-        busiest = max(view.threads, key=lambda each: each.share)
-        return replace(view, calls=strace.trace(view.pid, busiest.number))
+        return replace(view, calls=strace.trace(view.pid, view.busiest.number))
     except OSError as error:
         return replace(view, refused=error.strerror)
 
@@ -305,29 +310,32 @@ def _polled(pid, number, blocked, files):
     return None
 
 
-def _outlived(pid, files):
+def _registered(pid, files):
+    """Return what stands on the list of each epoll instance: {descriptor: registrations}."""
+    found = {}
+    for epoll in [fd for fd, file in files.items() if file.text == "eventpoll"]:
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found[epoll] = sorted(kernel.registrations(pid, epoll))
+    return found
+
+
+def _outlived(registered, files):
     """Return the registrations whose descriptor means no file, or another: see View."""
     return frozenset(
         (epoll, fd, inode)
-        for epoll in [fd for fd, file in files.items() if file.text == "eventpoll"]
-        for fd, _, _, inode in _registrations(pid, epoll)
+        for epoll, entries in registered.items()
+        for fd, _, _, inode in entries
         if fd not in files or files[fd].inode != inode
     )
 
 
-def _registrations(pid, epoll):
-    with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-        return sorted(kernel.registrations(pid, epoll))
-    return []
-
-
-def _epolls(pid, files):
+def _epolls(registered, files):
     """Return what each epoll instance watches: {descriptor: Watches}."""
     known = {(fd, file.inode) for fd, file in files.items()}
     return {
         epoll: [
             Watch(fd, mask, files[fd] if (fd, inode) in known else None, data)
-            for fd, mask, data, inode in _registrations(pid, epoll)
+            for fd, mask, data, inode in entries
         ]
-        for epoll in [fd for fd, file in files.items() if file.text == "eventpoll"]
+        for epoll, entries in registered.items()
     }

@@ -35,19 +35,25 @@ class Waiting(NamedTuple):
     stayed: int
 
 
+def at_both_ends(view):
+    """Yield the sockets that were there at both ends: (descriptor, its File, and as it was)."""
+    for fd, file in view.files.items():
+        before = view.earlier.get(fd)
+        if file.socket and before and before.socket and before.inode == file.inode:
+            yield fd, file, before
+
+
 @lru_cache(maxsize=2)
 def what_waits(view):
     """List what waits for a process, each socket once: a queue may have several descriptors."""
     found = {}
-    for fd, file in view.files.items():
-        before = view.earlier.get(fd)
-        if file.socket and before and before.socket and before.inode == file.inode:
-            amounts = file.unread, before.unread
-            stayed = min(amounts)
-            if file.listens and None not in (file.socket.queue, before.socket.queue):
-                stayed = min(stayed, len(file.socket.queue & before.socket.queue))
-            if all(amounts) and file.inode not in found:
-                found[file.inode] = Waiting(fd, file, *amounts, stayed)
+    for fd, file, before in at_both_ends(view):
+        amounts = file.unread, before.unread
+        stayed = min(amounts)
+        if file.listens and None not in (file.socket.queue, before.socket.queue):
+            stayed = min(stayed, len(file.socket.queue & before.socket.queue))
+        if all(amounts) and file.inode not in found:
+            found[file.inode] = Waiting(fd, file, *amounts, stayed)
     return list(found.values())
 
 
@@ -173,18 +179,13 @@ def left_alone(view):
 
 def most_often(thread):
     """Return the call in which a thread was found most often, as (Blocked, how many times)."""
-    places = collections.Counter(
-        (look.call, descriptor(look.call, look.arguments)) for look in thread.looks if look
-    )
+    looks = [look for look in thread.looks if look]
+    places = [(look.call, descriptor(look.call, look.arguments)) for look in looks]
     if not places:
         return None, 0
-    place, times = places.most_common(1)[0]
-    last = [
-        look
-        for look in thread.looks
-        if look and (look.call, descriptor(look.call, look.arguments)) == place
-    ]
-    return last[-1], times
+    (place, times), *_ = collections.Counter(places).most_common(1)
+    last = dict(zip(places, looks))[place]
+    return last, times
 
 
 def spends_its_time(view, thread):
