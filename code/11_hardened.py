@@ -1,0 +1,572 @@
+"""One thread, epoll, HTTP/1.1: a deadline and a limit for everything.
+
+Chapter 10 with what it lacks. Each phase of a connection has a deadline, and
+no client's bytes are kept without end. Who does not take an answer is not read
+from. httptools parses; what RFC 9112 wants refused is refused. The log never
+makes the loop wait. After SIGTERM the server answers what has been asked, and
+ends with status 0. A listener that is handed over, as systemd does, is taken.
+
+It answers any path with the same 13 bytes, on one core, and without TLS.
+"""
+
+import argparse
+import email.utils
+import errno
+import http
+import math
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+
+import httptools
+
+BODY = b"Hello, world!"
+HEADER_BYTES = 16_384  # of a request's header, or 431
+BODY_BYTES = 1_000_000  # of its body, with the sizes of chunks, or 413
+DISCARDED_BYTES = 16_000_000  # after the last answer, or a reset
+TURN_BYTES = 8192  # read from a client in one turn: 327 requests of 25 bytes
+TURN_NEWCOMERS = 64  # accepted
+RESERVED = 16  # descriptors that no client gets
+BACKLOG = 4096  # the kernel may cut it down to net.core.somaxconn
+TICK = 0.25  # seconds: see Deadlines
+DEADLINES = [  # seconds, unless the command line says otherwise
+    ("idle", 60, "for a request to begin"),
+    ("header", 10, "for the whole of its header"),
+    ("body", 30, "for the whole of its body"),
+    ("write", 30, "for a client to take some more of its answers"),
+    ("drain", 30, "after SIGTERM, for all"),
+]
+SECONDS = {"farewell": 2, "last call": 1, "pause": 1}
+PROBE_AFTER, PROBE_EVERY, VANISHED = 30, 10, 60  # seconds: see prepare
+
+SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}  # the listener itself
+NO_ROOM = {errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+KNOWN = {method.value.encode() for method in http.HTTPMethod}
+TELLING = {b"connection", b"content-length", b"transfer-encoding", b"expect"}
+LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+IN_HOST = LETTERS + b"0123456789-._~!$&'()*+,;=:%[]"  # RFC 3986, 3.2.2
+
+
+def make_answer(status, is_head, is_last):
+    """Return an answer as bytes, with the date of now."""
+    body = BODY if status == 200 else b""
+    lines = [
+        f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}",
+        f"Date: {email.utils.formatdate(usegmt=True)}",
+        f"Content-Length: {len(body)}",
+        *["Content-Type: text/plain"] * (status == 200),
+        *["Allow: GET, HEAD"] * (status == 405),
+        *["Connection: close"] * is_last,
+    ]
+    header = "\r\n".join([*lines, "\r\n"]).encode()
+    return header if is_head else header + body
+
+
+class Refused(Exception):
+    """What has been asked gets no other answer than Request.status."""
+
+
+class Request:
+    """A request while it comes in. httptools calls the methods on_…
+
+    A client has one as long as it sends: who is idle costs no parser.
+    """
+
+    def __init__(self, loop):
+        self.loop, self.client, self.host = loop, None, None
+        self.parser = httptools.HttpRequestParser(self)
+        self.is_begun, self.has_header, self.room = False, False, HEADER_BYTES
+        self.method = self.target = b""
+
+    def feed(self, data):
+        """Parse data, and refuse a header or a body that has got too long."""
+        while len(data) >= self.room:
+            piece, data = data[: self.room], data[self.room :]
+            self.room = 0
+            self.parser.feed_data(piece)
+            if not self.room:  # the end of the header, or of the body, was not there
+                self.refuse(413 if self.has_header else 431)
+        self.room -= len(data)
+        self.parser.feed_data(data)
+
+    def refuse(self, status):
+        self.status = status
+        raise Refused
+
+    def on_message_begin(self):
+        if self.client.is_leaving:
+            raise Refused
+        self.is_begun, self.status, self.method, self.target = True, 200, b"", b""
+        self.hosts, self.fields = 0, {}
+
+    def on_url(self, piece):
+        self.target += piece
+
+    def on_header(self, name, value):
+        name = name.lower()
+        if name == b"host":
+            self.hosts += 1
+            if value != self.host:
+                if value.strip().translate(None, IN_HOST):
+                    self.refuse(400)
+                self.host = value
+        elif name in TELLING:
+            self.fields[name] = value.strip().lower()
+
+    def on_headers_complete(self):
+        self.has_header, self.room = True, BODY_BYTES
+        self.method = self.parser.get_method()
+        self.is_last = not self.parser.should_keep_alive()
+        if self.method not in (b"GET", b"HEAD"):
+            self.status = 405 if self.method in KNOWN else 501
+        # Otherwise it is HTTP/1.1, as who speaks 1.0 has to ask for keep-alive.
+        usual = self.hosts == 1 and self.status == 200 and self.target != b"*"
+        if self.fields or self.is_last or not usual:
+            self.check()
+
+    def check(self):
+        """Refuse what httptools lets through and what is too much."""
+        version, fields = self.parser.get_http_version(), self.fields
+        coding = fields.get(b"transfer-encoding")
+        length = int(fields.get(b"content-length", 0))
+        if version not in ("1.0", "1.1"):
+            self.refuse(505)
+        if self.hosts > 1 or (version == "1.1" and not self.hosts):
+            self.refuse(400)
+        if (self.target == b"*" and self.method != b"OPTIONS") or (
+            coding and version == "1.0"
+        ):
+            self.refuse(400)
+        if coding and coding != b"chunked":
+            self.refuse(501)
+        if length > BODY_BYTES:
+            self.refuse(413)
+        if version == "1.0" or self.parser.should_upgrade():
+            self.is_last = True
+        elif b"expect" in fields:
+            if fields[b"expect"] != b"100-continue":
+                self.refuse(417)
+            if self.status != 200:
+                self.refuse(self.status)  # at once: it need not send its body
+            if coding or length:
+                self.client.unsent.extend(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_message_complete(self):
+        self.loop.answer(self)
+        self.is_begun, self.has_header, self.room = False, False, HEADER_BYTES
+
+
+class Timer:
+    """Something that has a deadline. seen: when Deadlines has a look at it."""
+
+    phase, due, seen = None, math.inf, math.inf
+
+
+class Client(Timer):
+    """A connection. request: the one that comes in. unsent: its answers."""
+
+    def __init__(self, connection):
+        self.socket, self.fd = connection, connection.fileno()
+        self.request, self.unsent = None, bytearray()
+        self.watched = select.EPOLLIN
+        self.is_leaving, self.discarded = False, 0
+
+
+class Deadlines:
+    """Who is to be seen at which tick: everybody by his deadline, or earlier.
+
+    Whose deadline has been put off by then is put where it is now. So a request
+    that is answered moves nobody; and who leaves is taken out at once, where a
+    heap would keep him till his time has come.
+    """
+
+    def __init__(self):
+        self.ticks, self.first = {}, math.inf
+
+    def put(self, who):
+        seen = (who.due // TICK + 1) * TICK
+        if seen < who.seen:
+            self.remove(who)
+            who.seen = seen
+            self.ticks.setdefault(seen, set()).add(who)
+            self.first = min(self.first, seen)
+
+    def remove(self, who):
+        self.ticks.get(who.seen, set()).discard(who)
+        who.seen = math.inf
+
+    def over(self, now):
+        """Take out those whose deadline is over, and return them."""
+        over = []
+        while self.first <= now:
+            for who in self.ticks.pop(self.first):
+                who.seen = math.inf
+                if who.due <= now:
+                    over.append(who)
+                else:
+                    self.put(who)
+            self.first = min(self.ticks, default=math.inf)
+        return over
+
+    def seconds_left(self, now):
+        return max(0, self.first - now) if self.ticks else None
+
+
+class Log:
+    """A line for each answer on standard output, which is never waited for."""
+
+    def __init__(self):
+        self.fd, self.lost = sys.stdout.fileno(), 0
+        self.output = select.poll()
+        self.output.register(self.fd, select.POLLOUT)
+
+    def say(self, request):
+        asked = repr(request.method + b" " + request.target)[2:-1]
+        try:
+            peer = "{}:{}".format(*request.client.socket.getpeername())
+        except OSError:
+            peer = "gone"
+        line = f"{time.strftime('%H:%M:%S')} {peer} {request.status} {asked[:500]}\n"
+        if self.lost:
+            line = f"{self.lost} lines were lost\n{line}"
+        if self.write(line.encode()):
+            self.lost = 0
+        else:
+            self.lost += 1
+
+    def write(self, line):
+        """Write a line if there is room; tell whether there was.
+
+        A pipe that is writable has room for a page, pipe(7).
+        """
+        try:
+            has_room = self.fd is not None and self.output.poll(0)
+            return os.write(self.fd, line) if has_room else 0
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                self.fd = None  # nobody reads it any more
+            return 0
+
+
+class Loop:
+    """The event loop. clients: by descriptor. most: of them at a time."""
+
+    def __init__(self, listener, seconds, most, log=None):
+        self.listener, self.seconds, self.most, self.log = listener, seconds, most, log
+        self.epoll, self.clients, self.fresh = select.epoll(), {}, Request(self)
+        self.answers_until = -math.inf
+        self.deadlines, self.pause, self.end = Deadlines(), Timer(), Timer()
+        self.is_open, self.is_draining, self.is_over = True, False, False
+        self.now = time.monotonic()
+
+    def run(self):
+        """Serve until SIGTERM has come and nobody is left, or has come again."""
+        self.listener.setblocking(False)
+        self.signals, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wakeup)
+        self.epoll.register(self.listener, select.EPOLLIN)
+        self.epoll.register(self.signals, select.EPOLLIN)
+        while not self.is_over and (self.clients or not self.is_draining):
+            ready = self.epoll.poll(self.deadlines.seconds_left(self.now))
+            self.now = time.monotonic()
+            if self.now >= self.answers_until:
+                self.answers, self.answers_until = {}, self.now + 1
+            for fd, _ in ready:
+                self.serve(fd)
+            for who in self.deadlines.over(self.now):
+                self.give_up(who)
+
+    def serve(self, fd):
+        """Do what comes next for a descriptor, whatever its event."""
+        if client := self.clients.get(fd):
+            try:
+                if client.unsent:
+                    self.write(client)
+                else:
+                    self.read(client)
+            except BlockingIOError:
+                pass  # a false alarm; if it was not, it is reported again
+            except OSError:
+                self.drop(client)
+        elif fd == self.signals:
+            self.take_signals()
+        elif fd == self.listener.fileno():
+            self.admit()
+
+    def admit(self):
+        """Accept newcomers; return whether there may be more."""
+        for _ in range(TURN_NEWCOMERS):
+            if len(self.clients) >= self.most:
+                return self.close_door()
+            try:
+                connection, _ = self.listener.accept()
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno in BROKEN:
+                    raise
+                if error.errno in SCARCE:
+                    self.enter(self.pause, "pause")
+                    return self.close_door()
+                continue  # that newcomer's own, accept(2)
+            connection.setblocking(False)
+            client = Client(connection)
+            self.clients[client.fd] = client
+            self.epoll.register(client.fd, select.EPOLLIN)
+            self.enter(client, "idle")
+        return True
+
+    def close_door(self):
+        self.is_open = False
+        self.epoll.modify(self.listener, 0)
+        return False
+
+    def open_door(self):
+        self.is_open = True
+        self.deadlines.remove(self.pause)
+        self.epoll.modify(self.listener, select.EPOLLIN)
+
+    def read(self, client):
+        data = client.socket.recv(TURN_BYTES)
+        if not data:  # it sends no more, and all it asked for is sent
+            self.drop(client)
+        elif client.is_leaving:
+            client.discarded += len(data)
+            if client.discarded > DISCARDED_BYTES:
+                self.reset(client)
+        else:
+            self.parse(client, data)
+            if client.unsent:
+                self.write(client)
+            elif client.phase != phase_of(client):
+                self.enter(client, phase_of(client))
+
+    def parse(self, client, data):
+        request = client.request or self.fresh
+        request.client = client
+        try:
+            request.feed(data)
+        except httptools.HttpParserUpgrade:
+            pass  # we don't, and it was the last request
+        except (Refused, httptools.HttpParserCallbackError) as error:
+            if not isinstance(error.__context__ or error, Refused):
+                raise
+            self.refuse(request, request.status)
+        except httptools.HttpParserInvalidMethodError:
+            self.refuse(request, 501)
+        except httptools.HttpParserError:
+            self.refuse(request, 400)
+        if client.is_leaving or request.is_begun or client.request:
+            self.hand_over(client, request)
+
+    def hand_over(self, client, request):
+        """Let a client keep the request that it has begun, and nobody else's."""
+        keeps = request.is_begun and not client.is_leaving
+        client.request = request if keeps else None
+        if request is self.fresh:
+            self.fresh = Request(self)
+        if not keeps:
+            request.parser = None  # the two hold each other
+
+    def refuse(self, request, status):
+        if not request.client.is_leaving:  # nothing after the last request counts
+            request.status, request.is_last = status, True
+            self.answer(request)
+
+    def answer(self, request):
+        client = request.client
+        client.is_leaving = is_last = request.is_last or self.is_draining
+        key = request.status, request.method == b"HEAD", is_last
+        answer = self.answers.get(key)
+        if not answer:
+            answer = self.answers[key] = make_answer(*key)
+        client.unsent += answer
+        if self.log:
+            self.log.say(request)
+
+    def write(self, client):
+        try:
+            sent = client.socket.send(client.unsent)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(client.unsent):
+            client.unsent.clear()
+            self.rest(client)
+        else:
+            del client.unsent[:sent]
+            if client.watched != select.EPOLLOUT:
+                self.watch(client, select.EPOLLOUT)
+            if sent or client.phase != "write":
+                self.enter(client, "write")
+
+    def rest(self, client):
+        """All that it has asked for is sent."""
+        if client.watched != select.EPOLLIN:
+            self.watch(client, select.EPOLLIN)
+        if client.is_leaving:
+            client.socket.shutdown(socket.SHUT_WR)
+            self.enter(client, "farewell")
+        else:
+            self.enter(client, phase_of(client))
+
+    def watch(self, client, events):
+        client.watched = events
+        self.epoll.modify(client.fd, events)
+
+    def enter(self, who, phase):
+        who.phase = phase
+        who.due = due = self.now + self.seconds[phase]
+        if due < who.seen:
+            self.deadlines.put(who)
+
+    def give_up(self, who):
+        """Somebody's deadline is over."""
+        if who is self.pause:
+            self.open_door()
+        elif who is self.end:
+            self.is_over = True
+        elif who.phase in ("header", "body"):
+            self.refuse(who.request, 408)
+            self.hand_over(who, who.request)
+            self.serve(who.fd)
+        elif who.phase == "write":
+            self.reset(who)
+        else:
+            self.drop(who)
+
+    def reset(self, client):
+        """Drop a client with all that the kernel holds for it, socket(7)."""
+        linger = struct.pack("ii", 1, 0)
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.drop(client)
+
+    def drop(self, client):
+        del self.clients[client.fd]
+        self.deadlines.remove(client)
+        if client.request:
+            client.request.parser = None
+        client.socket.close()  # and is off the list
+        if not (self.is_open or self.is_draining):
+            self.open_door()
+
+    def take_signals(self):
+        if len(os.read(self.signals, 64)) > 1 or self.is_draining:
+            self.is_over = True
+        else:
+            self.drain()
+
+    def drain(self):
+        """Let in who is waiting, nobody else, and serve till all have their answers."""
+        while self.is_open and self.admit():
+            pass
+        self.is_draining = True
+        self.epoll.unregister(self.listener)  # another process may hold it, too
+        self.listener.close()
+        for client in self.clients.values():
+            if client.phase == "idle":
+                self.enter(client, "last call")
+        self.enter(self.end, "drain")
+
+
+def phase_of(client):
+    """Return the phase of a client to whom nothing is unsent."""
+    if not client.request:
+        return "idle"
+    return "body" if client.request.has_header else "header"
+
+
+def prepare(listener):
+    """Set what connections inherit from their listener, tcp(7).
+
+    The kernel probes who is silent, and gives up who acknowledges nothing for
+    VANISHED seconds. No answer waits for an acknowledgement. An urgent byte is
+    read like any other: unread it would turn a close into a reset.
+    """
+    tcp = socket.IPPROTO_TCP
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    listener.setsockopt(tcp, socket.TCP_KEEPIDLE, PROBE_AFTER)
+    listener.setsockopt(tcp, socket.TCP_KEEPINTVL, PROBE_EVERY)
+    listener.setsockopt(tcp, socket.TCP_USER_TIMEOUT, VANISHED * 1000)
+    listener.setsockopt(tcp, socket.TCP_NODELAY, 1)
+
+
+def listen(port):
+    """Return the listener that is handed over, sd_listen_fds(3), or a new one."""
+    handed = os.environ.get("LISTEN_FDS", "0")
+    if os.environ.get("LISTEN_PID") == str(os.getpid()) and handed != "0":
+        if handed != "1":
+            complain(f"hand over one listener, not {handed}")
+        listener = socket.socket(fileno=3)
+        if listener.family not in (socket.AF_INET, socket.AF_INET6):
+            complain("the listener handed over is not one of TCP")
+        prepare(listener)
+        return listener
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    prepare(listener)
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        complain(f"port {port}: {error.strerror}; try another, or 0")
+    return listener
+
+
+def most_clients(asked):
+    """Return how many clients there may be, with a descriptor for each of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = asked or soft - RESERVED
+    if hard != resource.RLIM_INFINITY and most + RESERVED > hard:
+        complain(f"--max-connections {most}: here at most {hard - RESERVED}")
+    if most + RESERVED > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most + RESERVED, hard))
+    return most
+
+
+def options():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.error = complain
+    add = parser.add_argument
+    add("port", nargs="?", type=int, default=8080, help="0: any free one")
+    add("-v", "--verbose", action="store_true", help="print a line for each answer")
+    for name, seconds, what in DEADLINES:
+        add(f"--{name}-timeout", type=float, default=seconds, metavar="S", help=what)
+    add("--max-connections", type=int, default=0, metavar="N", help="at a time")
+    asked = parser.parse_args()
+    if not 0 <= asked.port <= 65535:
+        complain("give one port, a number from 0 (any free one) to 65535")
+    asked.seconds = {name: getattr(asked, f"{name}_timeout") for name, *_ in DEADLINES}
+    if not all(0 < seconds < math.inf for seconds in asked.seconds.values()):
+        complain("give each timeout in seconds, more than 0")
+    if asked.max_connections < 0:
+        complain("--max-connections: give a number, or 0 for what the limit allows")
+    return asked
+
+
+def main():
+    """Listen on 127.0.0.1, or at what is handed over, and serve until SIGTERM."""
+    asked = options()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: None)  # see take_signals
+    with listen(asked.port) as listener:
+        print("listening on {}:{}".format(*listener.getsockname()), flush=True)
+        log = Log() if asked.verbose and sys.stdout else None
+        seconds = SECONDS | asked.seconds
+        Loop(listener, seconds, most_clients(asked.max_connections), log).run()
+
+
+def complain(reason):
+    print(f"{sys.argv[0]}: {reason}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
