@@ -666,3 +666,33 @@ def test_the_colours_of_verdicts_stand_out_from_every_ground(kind, theme):
     (colour,) = re.findall(rule, STYLES, flags=re.MULTILINE)
     for ground in GROUNDS[theme]:
         assert contrast(colour, ground) >= 4.5, (colour, ground)
+
+
+LISTING = '''
+LIMIT = 3  # of what
+import os
+
+class Loop:
+    """A loop."""
+
+    def run(self):
+        return 1  # at once
+
+    @property
+    def end(self):
+        return 2
+'''
+
+
+def test_an_excerpt_is_what_stands_in_the_file(tmp_path):
+    file = tmp_path / "server.py"
+    file.write_text(LISTING)
+    assert show.excerpt(file, "LIMIT").data == "```python\nLIMIT = 3  # of what\n```"
+    both = show.excerpt(file, "Loop.run", "Loop.end").data
+    assert both == (
+        "```python\ndef run(self):\n    return 1  # at once\n\n"
+        "@property\ndef end(self):\n    return 2\n```"
+    )
+    for missing in ("Loop.stop", "MOST"):
+        with pytest.raises(ValueError, match=f"{missing} is not defined here"):
+            show.excerpt(file, missing)

@@ -13,18 +13,20 @@ How all this looks says one stylesheet, book/_static/book.css. The site loads it
 cell prints it for JupyterLab, and no figure or table brings a style of its own.
 """
 
+import ast
 import base64
 import difflib
 import html
 import io
 import re
+import textwrap
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from IPython.display import HTML
+from IPython.display import HTML, Markdown
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -333,6 +335,34 @@ def difference(old, new):
                 shown += [("plus", "+ " + line) for line in texts[1][new_from:new_to]]
     lines = "".join(f'<span class="{kind}">{html.escape(text)}</span>' for kind, text in shown)
     return _scrolled("What changed", f'<pre class="lab-diff">{lines}</pre>')
+
+
+def excerpt(name, *parts):
+    """Show parts of a server's listing, as they stand in its file.
+
+    name: as session.find has it. parts: functions, classes, methods (`Loop.drain`), or constants.
+    Raises ValueError for a part that is not there.
+    """
+    text = find(name).read_text(encoding="utf-8")
+    lines, tree = text.splitlines(), ast.parse(text)
+    shown = []
+    for part in parts:
+        node = tree
+        for word in part.split("."):
+            node = _named(node, word, part)
+        first = min([node, *getattr(node, "decorator_list", [])], key=lambda each: each.lineno)
+        shown.append("\n".join(lines[first.lineno - 1 : node.end_lineno]))
+    between = "\n\n" if any("\n" in each for each in shown) else "\n"
+    return Markdown(f"```python\n{textwrap.dedent(between.join(shown))}\n```")
+
+
+def _named(node, word, part):
+    """Return what defines a name in the body of a module or class."""
+    for each in node.body:
+        targets = getattr(each, "targets", ())
+        if getattr(each, "name", None) == word or any(word == ast.unparse(to) for to in targets):
+            return each
+    raise ValueError(f"{part} is not defined here")
 
 
 # The colours of what fills a time in a timeline: of the calls that the server sleeps in, and of
