@@ -351,9 +351,9 @@ def excerpt(name, *parts):
         for word in part.split("."):
             node = _named(node, word, part)
         first = min([node, *getattr(node, "decorator_list", [])], key=lambda each: each.lineno)
-        shown.append("\n".join(lines[first.lineno - 1 : node.end_lineno]))
+        shown.append(textwrap.dedent("\n".join(lines[first.lineno - 1 : node.end_lineno])))
     between = "\n\n" if any("\n" in each for each in shown) else "\n"
-    return Markdown(f"```python\n{textwrap.dedent(between.join(shown))}\n```")
+    return Markdown(f"```python\n{between.join(shown)}\n```")
 
 
 def _named(node, word, part):
