@@ -118,7 +118,10 @@ class Request:
                     self.refuse(400)
                 self.host = value
         elif name in TELLING:
-            self.fields[name] = value.strip().lower()
+            value = value.strip().lower()
+            if name in self.fields:  # two lines are a list, RFC 9110, 5.3
+                value = self.fields[name] + b", " + value
+            self.fields[name] = value
 
     def on_headers_complete(self):
         self.has_header, self.room = True, BODY_BYTES
@@ -256,10 +259,14 @@ class Log:
 
 
 class Loop:
-    """The event loop. clients: by descriptor. most: of them at a time."""
+    """The event loop. clients: by descriptor. most: of them at a time.
 
-    def __init__(self, listener, seconds, most, log=None):
-        self.listener, self.seconds, self.most, self.log = listener, seconds, most, log
+    signals: a descriptor that gets a byte for each signal. seconds: by phase.
+    """
+
+    def __init__(self, listener, signals, seconds, most, log=None):
+        self.listener, self.signals, self.seconds = listener, signals, seconds
+        self.most, self.log = most, log
         self.epoll, self.clients, self.fresh = select.epoll(), {}, Request(self)
         self.answers_until = -math.inf
         self.deadlines, self.pause, self.end = Deadlines(), Timer(), Timer()
@@ -269,8 +276,6 @@ class Loop:
     def run(self):
         """Serve until SIGTERM has come and nobody is left, or has come again."""
         self.listener.setblocking(False)
-        self.signals, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wakeup)
         self.epoll.register(self.listener, select.EPOLLIN)
         self.epoll.register(self.signals, select.EPOLLIN)
         while not self.is_over and (self.clients or not self.is_draining):
@@ -365,6 +370,8 @@ class Loop:
             self.refuse(request, 400)
         if client.is_leaving or request.is_begun or client.request:
             self.hand_over(client, request)
+        else:
+            request.room = HEADER_BYTES  # empty lines may have come
 
     def hand_over(self, client, request):
         """Let a client keep the request that it has begun, and nobody else's."""
@@ -467,6 +474,7 @@ class Loop:
         while self.is_open and self.admit():
             pass
         self.is_draining = True
+        self.deadlines.remove(self.pause)
         self.epoll.unregister(self.listener)  # another process may hold it, too
         self.listener.close()
         for client in self.clients.values():
@@ -499,16 +507,6 @@ def prepare(listener):
 
 
 def listen(port):
-    """Return the listener that is handed over, sd_listen_fds(3), or a new one."""
-    handed = os.environ.get("LISTEN_FDS", "0")
-    if os.environ.get("LISTEN_PID") == str(os.getpid()) and handed != "0":
-        if handed != "1":
-            complain(f"hand over one listener, not {handed}")
-        listener = socket.socket(fileno=3)
-        if listener.family not in (socket.AF_INET, socket.AF_INET6):
-            complain("the listener handed over is not one of TCP")
-        prepare(listener)
-        return listener
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     prepare(listener)
@@ -520,11 +518,37 @@ def listen(port):
     return listener
 
 
+def take_over():
+    """Return the listener that is handed over, sd_listen_fds(3), or None."""
+    number = os.environ.get("LISTEN_FDS", "0")
+    if number == "0" or os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    if number != "1":
+        complain(f"hand over one listener, not {number}")
+    try:
+        listener = socket.socket(fileno=3)
+        prepare(listener)
+        if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return listener
+    except OSError:
+        pass
+    return complain("descriptor 3, handed over, is no TCP socket that listens")
+
+
+def watch_signals():
+    """Return a descriptor that gets a byte for each SIGTERM and each Ctrl-C."""
+    signals, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wakeup)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: None)
+    return signals
+
+
 def most_clients(asked):
     """Return how many clients there may be, with a descriptor for each of them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = asked or soft - RESERVED
-    if hard != resource.RLIM_INFINITY and most + RESERVED > hard:
+    most = asked or max(1, soft - RESERVED)
+    if most + RESERVED > hard:
         complain(f"--max-connections {most}: here at most {hard - RESERVED}")
     if most + RESERVED > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most + RESERVED, hard))
@@ -553,14 +577,12 @@ def options():
 
 def main():
     """Listen on 127.0.0.1, or at what is handed over, and serve until SIGTERM."""
-    asked = options()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: None)  # see take_signals
-    with listen(asked.port) as listener:
+    signals, asked = watch_signals(), options()
+    most = most_clients(asked.max_connections)
+    with take_over() or listen(asked.port) as listener:
         print("listening on {}:{}".format(*listener.getsockname()), flush=True)
         log = Log() if asked.verbose and sys.stdout else None
-        seconds = SECONDS | asked.seconds
-        Loop(listener, seconds, most_clients(asked.max_connections), log).run()
+        Loop(listener, signals, SECONDS | asked.seconds, most, log).run()
 
 
 def complain(reason):
