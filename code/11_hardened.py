@@ -15,6 +15,7 @@ import errno
 import http
 import math
 import os
+import re
 import resource
 import select
 import signal
@@ -52,6 +53,8 @@ KNOWN = {method.value.encode() for method in http.HTTPMethod}
 TELLING = {b"connection", b"content-length", b"transfer-encoding", b"expect"}
 LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 IN_HOST = LETTERS + b"0123456789-._~!$&'()*+,;=:%[]"  # RFC 3986, 3.2.2
+TARGET = re.compile(rb"/|[A-Za-z]+://[^/?#:]")  # of other methods than these two:
+OTHER_TARGETS = (b"OPTIONS", b"CONNECT")
 
 
 def make_answer(status, is_head, is_last):
@@ -83,10 +86,12 @@ class Request:
         self.loop, self.client, self.host = loop, None, None
         self.parser = httptools.HttpRequestParser(self)
         self.is_begun, self.has_header, self.room = False, False, HEADER_BYTES
-        self.method = self.target = b""
+        self.method = self.target = self.header = b""
 
     def feed(self, data):
         """Parse data, and refuse a header or a body that has got too long."""
+        if not self.has_header:
+            self.header = self.header + data if self.is_begun else data
         while len(data) >= self.room:
             piece, data = data[: self.room], data[self.room :]
             self.room = 0
@@ -130,7 +135,7 @@ class Request:
         if self.method not in (b"GET", b"HEAD"):
             self.status = 405 if self.method in KNOWN else 501
         # Otherwise it is HTTP/1.1, as who speaks 1.0 has to ask for keep-alive.
-        usual = self.hosts == 1 and self.status == 200 and self.target != b"*"
+        usual = self.hosts == 1 and self.status == 200 and self.target[:1] == b"/"
         if self.fields or self.is_last or not usual:
             self.check()
 
@@ -138,14 +143,15 @@ class Request:
         """Refuse what httptools lets through and what is too much."""
         version, fields = self.parser.get_http_version(), self.fields
         coding = fields.get(b"transfer-encoding")
-        length = int(fields.get(b"content-length", 0))
+        # Python reads no number of over 4,300 digits, zeros included.
+        length = int(fields.get(b"content-length", b"").lstrip(b"0") or 0)
         if version not in ("1.0", "1.1"):
             self.refuse(505)
         if self.hosts > 1 or (version == "1.1" and not self.hosts):
             self.refuse(400)
-        if (self.target == b"*" and self.method != b"OPTIONS") or (
-            coding and version == "1.0"
-        ):
+        if not TARGET.match(self.target) and self.method not in OTHER_TARGETS:
+            self.refuse(400)
+        if version == "1.0" and (coding or self.is_rtsp()):
             self.refuse(400)
         if coding and coding != b"chunked":
             self.refuse(501)
@@ -161,7 +167,13 @@ class Request:
             if coding or length:
                 self.client.unsent.extend(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def is_rtsp(self):
+        """Tell whether it is RTSP, of which httptools gives the version alone."""
+        return b" RTSP/1.0\r\n" in self.header
+
     def on_message_complete(self):
+        if self.fields and not self.parser.should_keep_alive():
+            self.is_last = True  # as a trailer says
         self.loop.answer(self)
         self.is_begun, self.has_header, self.room = False, False, HEADER_BYTES
 
