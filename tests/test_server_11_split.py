@@ -1,0 +1,129 @@
+"""Chapter 11's server: in whatever pieces requests come, and mixed with whose, is nothing to it.
+
+The loop is fed by hand, without sockets and deadlines; hypothesis chooses requests and pieces, the
+same in each run.
+"""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stage import HARDENED, load
+from test_server_11_http import (
+    ANSWERED,
+    EXPECT,
+    FIRST,
+    HEAD,
+    HOST,
+    LAST,
+    LENGTH,
+    POST,
+    REFUSED,
+    SIZED,
+    UNSIZED,
+)
+
+from conftest import KEPT
+
+WHOLE = [*(each for each, _ in ANSWERED), *LAST, KEPT, SIZED, UNSIZED, HEAD]
+WHOLE += [FIRST + HOST + EXPECT + LENGTH + b"\r\nhello", POST + EXPECT + LENGTH + b"\r\nhello"]
+BROKEN = [each for each, _, _ in REFUSED]
+
+
+def mutilated(request_, at, how):
+    """Return a request with one byte at some place left out, doubled or made another."""
+    at %= len(request_)
+    middle = {"left out": b"", "doubled": request_[at : at + 1] * 2}.get(how, how)
+    return request_[:at] + middle + request_[at + 1 :]
+
+
+CHANGES = st.sampled_from(["left out", "doubled", b"\r", b"\n", b" ", b"\0", b":", b"\xff", b"0"])
+MUTILATED = st.builds(mutilated, st.sampled_from(WHOLE), st.integers(0, 200), CHANGES)
+SPOKEN = st.lists(
+    st.one_of(st.sampled_from(WHOLE), st.sampled_from(WHOLE), st.sampled_from(BROKEN), MUTILATED),
+    min_size=1,
+    max_size=6,
+).map(b"".join)
+CUTS = st.one_of(
+    st.lists(st.integers(1, 40), min_size=1, max_size=30),  # the sizes of pieces, in turn
+    st.just([1]),
+    st.lists(st.integers(1, 400), min_size=1, max_size=3),
+)
+
+
+def cut(data, sizes):
+    pieces = []
+    while data:
+        size = sizes[len(pieces) % len(sizes)]
+        pieces.append(data[:size])
+        data = data[size:]
+    return pieces
+
+
+class Parsing:
+    """A Loop of chapter 11's that is fed by hand, without sockets, epoll or deadlines."""
+
+    module = load(HARDENED)
+
+    def __init__(self):
+        seconds = self.module.SECONDS | {name: each for name, each, _ in self.module.DEADLINES}
+        self.loop, self.number = self.module.Loop(None, None, seconds, 10), 0
+        self.loop.answers = {
+            (status, head, last): b"HTTP/1.1 %d %d%d\r\n" % (status, head, last)
+            for status in (200, 400, 405, 408, 413, 417, 431, 501, 505)
+            for head in (False, True)
+            for last in (False, True)
+        }
+
+    def client(self):
+        self.number += 1
+        return self.module.Client(Unplugged(self.number))
+
+    def feed(self, client, piece):
+        if not client.is_leaving:
+            self.loop.parse(client, piece)
+
+    def verdict(self, client):
+        """Return all a client would get, whether it was the last, and what phase it is in."""
+        phase = None if client.is_leaving else self.module.phase_of(client)
+        return bytes(client.unsent), client.is_leaving, phase
+
+    def close(self):
+        self.loop.epoll.close()
+
+
+class Unplugged:
+    def __init__(self, number):
+        self.fileno = lambda: number
+
+
+def alone(pieces):
+    parsing = Parsing()
+    client = parsing.client()
+    for piece in pieces:
+        parsing.feed(client, piece)
+    parsing.close()
+    return parsing.verdict(client)
+
+
+deterministic = settings(derandomize=True, max_examples=300, deadline=None, database=None)
+
+
+@deterministic
+@given(SPOKEN, CUTS)
+def test_any_split_gives_the_same_answers(data, sizes):
+    assert alone(cut(data, sizes)) == alone([data])
+
+
+@deterministic
+@given(st.lists(st.tuples(SPOKEN, CUTS), min_size=2, max_size=3), st.randoms(use_true_random=False))
+def test_nobodys_bytes_get_into_anybody_elses_request(talks, chance):
+    """Two or three clients of one loop, whose pieces come in any order."""
+    parsing = Parsing()
+    due = [(parsing.client(), cut(data, sizes)) for data, sizes in talks]
+    left = [number for number, (_, pieces) in enumerate(due) for _ in pieces]
+    chance.shuffle(left)
+    places = [iter(pieces) for _, pieces in due]
+    for number in left:
+        parsing.feed(due[number][0], next(places[number]))
+    parsing.close()
+    for (client, _), (data, _) in zip(due, talks, strict=True):
+        assert parsing.verdict(client) == alone([data])
