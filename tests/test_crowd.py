@@ -219,3 +219,21 @@ def test_ab_that_finds_nobody_is_told(serving):
     with serve(serving(ends)) as server, pytest.raises(RuntimeError, match="refused"):
         server.wait()
         crowd.ab(server, requests=100)
+
+
+def test_a_false_alarm_is_no_error(monkeypatch):
+    """A child being started still holds a closed socket: its event comes to the next of its number."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asker = crowd.Asker(listener.getsockname())
+        alarms, go_on = [BlockingIOError(), BlockingIOError()], asker._go_on
+        listener.accept()
+
+        def false_first(asks):
+            if alarms:
+                raise alarms.pop()
+            return go_on(asks)
+
+        monkeypatch.setattr(asker, "_go_on", false_first)
+        assert crowd.ask_all([asker], 5, asks=False) == [asker]
+        assert asker.error is None and asker.connected
+        asker.close()

@@ -158,6 +158,8 @@ def ask_all(askers, seconds, asks=True, replace_with=None):
                 asker = under_way[fd]
                 try:
                     through = asker._go_on(asks)
+                except BlockingIOError:
+                    continue  # of a closed socket that a child just being started still holds
                 except OSError as error:
                     asker.error, through = error, True
                     asker.close()
