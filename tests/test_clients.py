@@ -53,6 +53,12 @@ class Stopped:
     def paused(self):
         return self
 
+    def is_at_rest(self):
+        return True
+
+    def memory(self):
+        return 100
+
     def __enter__(self):
         return self
 
@@ -104,7 +110,8 @@ def test_those_that_half_close(act, sent):
             b"POST / HTTP/1.0\r\nContent-Length: 4096\r\n\r\nxxxx",
         ),
         (awkward.head, b"HEAD / HTTP/1.0\r\n\r\n"),
-        (awkward.a_header_without_end, b"GET / HTTP/1.0\r\nX-More: and more\r\n"),
+        (awkward.a_header_without_end, b"GET / HTTP/1.0\r\nX-More: xxxx"),
+        (awkward.asks_without_pause, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET / "),
         (awkward.sends_without_pause, b"xxxxxxxx"),
         (awkward.a_tls_hello, b"\x16\x03\x01"),
     ],
@@ -234,10 +241,114 @@ def test_one_byte_at_a_time_is_many_reads():
     assert sum(reads) == len(clients.REQUEST) and len(reads) > len(clients.REQUEST) / 2
 
 
-def test_never_reading_means_a_small_buffer():
+def test_never_reading_means_a_small_buffer(serving):
+    with serve(serving(SILENT)) as server, Conversation(server.address) as talk:
+        awkward.never_reads_a_long_answer(talk, server)
+        for each in (talk, *talk.others):
+            assert each.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 10_000
+            assert [what for _, what, _ in each.events][2:] == ["sent"]
+
+
+# It keeps all who come, and says how many bytes it has read of each as soon as it is at its limit.
+SILENT = """
+import select
+def serve(listener):
+    clients = {}
+    while True:
+        for ready in select.select([listener, *clients], [], [])[0]:
+            if ready is not listener:
+                clients[ready] += len(ready.recv(1024))
+                print("read", sorted(clients.values()), flush=True)
+                continue
+            try:
+                clients[listener.accept()[0]] = 0
+            except OSError:
+                time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "least"),
+    [
+        (awkward.silent_at_the_descriptor_limit, 0),
+        (awkward.drips_a_header, len(clients.REQUEST) + 5),
+        (awkward.drips_a_body, len(clients.REQUEST) + 5),
+        (awkward.vanishes_while_idle, 0),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_as_many_come_to_stay_as_there_are_descriptors(serving, act, least):
+    with serve(serving(SILENT)) as server, Conversation(server.address) as talk:
+        act(talk, server)
+        assert len(talk.others) == awkward.DESCRIPTORS
+        assert lab.kernel.accept_queue(server.address)[0] == 0, "all of them are in"
+        with Conversation(server.address):
+            lab.until(lambda: lab.kernel.accept_queue(server.address)[0] == 1)
+            said = server.output().count("read")
+            if least:  # and they go on, all of them
+                server.wait_for("read", said + 3 * awkward.DESCRIPTORS)
+                counts = eval(server.output().splitlines()[-2].removeprefix("read"))
+                assert len(counts) == awkward.DESCRIPTORS + 1 and min(counts) > least
+            talk.stop_sending()
+
+
+@pytest.mark.parametrize(
+    ("act", "reads"),
+    [
+        (awkward.reads_a_long_answer_one_byte_a_second, True),
+        (awkward.vanishes_with_an_answer_unread, False),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_who_sips_reads_a_byte_and_who_has_vanished_none(serving, monkeypatch, act, reads):
+    monkeypatch.setattr(awkward, "SIP", 0.05)
+    answering = SILENT.replace("recv(1024))", "recv(1024)) or ready.close() or 0").replace(
+        "clients[ready] +=", "ready.send(ANSWER); clients[ready] +="
+    )
+    with serve(serving(answering)) as server, Conversation(server.address) as talk:
+        act(talk, server)
+        assert len(talk.others) == awkward.DESCRIPTORS
+        everybody = (talk, *talk.others)
+        assert all(lab.kernel.unread(each.socket) for each in everybody)
+        if reads:
+            lab.until(lambda: all(len(each.received) > 3 for each in everybody))
+            assert {n for each in everybody for _, what, n in each.events if what == "got"} == {1}
+        talk.stop_sending()
+        assert all(len(each.received) > 3 for each in everybody) == reads
+
+
+def test_who_overstays_comes_no_more_when_the_queue_is_full(serving):
+    """One client holds the server; three wait in its queue, and the next would not get in."""
+    busy = "def serve(listener):\n    listener.listen(2)\n    kept = listener.accept()\n"
+    with serve(serving(busy + "    time.sleep(60)\n")) as server:
+        with Conversation(server.address) as talk:
+            awkward.silent_at_the_descriptor_limit(talk, server)
+            assert len(talk.others) == 3
+
+
+def test_a_habit_ends_when_its_step_says_so_or_it_is_stopped():
     with Listener() as listener, Conversation(listener.address) as talk:
-        awkward.never_reads_a_long_answer(talk, Stopped())
-        assert talk.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 10_000
+        steps = []
+        talk.keep_doing(lambda: steps.append(1) or len(steps) < 3)
+        lab.until(lambda: not talk.is_active())
+        assert len(steps) == 3
+        talk.keep_doing(lambda: steps.append(1), pause=0.01)
+        lab.until(lambda: len(steps) > 6)
+        assert talk.is_active()
+        talk.stop_sending()
+        assert not talk.is_active() and talk.socket.gettimeout() == talk.seconds
+
+
+def test_one_that_has_vanished_leaves_nothing_behind():
+    with Listener() as listener:
+        talk = Conversation(listener.address)
+        connection, _ = listener.socket.accept()
+        with connection:
+            talk.vanish()
+            connection.send(b"hello?")
+            talk.close()
+            assert [what for _, what, _ in talk.events][2:] == ["vanished", "left"]
+            assert not lab.kernel.find_socket(talk.ends[1], talk.ends[0])
 
 
 def test_a_dribble_does_not_prolong_the_deadline(serving):
@@ -564,13 +675,40 @@ def test_a_header_without_end_has_no_empty_line():
         thread = threading.Thread(target=awkward.a_header_without_end, args=[talk, Stopped()])
         thread.start()
         with listener.socket.accept()[0] as connection:
-            lines = b""
-            while len(lines) < 64_000 or not lines.endswith(b"\r\n"):
-                lines += connection.recv(65536)
+            lines, end = bytearray(), b"x\r\n"
+            while len(lines) < awkward.HEADER - 65536 or not lines.endswith(end):
+                lines += connection.recv(1 << 20)
             thread.join()
-            with contextlib.suppress(BlockingIOError):
-                lines += connection.recv(65536, socket.MSG_DONTWAIT)
-        assert lines.count(b"\r\n") == len(lines.splitlines()) == 3641 and b"\n\r\n" not in lines
+        assert 63_900_000 < len(lines) < 64_000_100 and b"\n\r\n" not in lines
+        assert talk.taken == (100, len(lines) - len(b"GET / HTTP/1.0\r\n"))
+
+
+def test_a_header_ends_when_it_is_refused():
+    with Listener() as listener, Conversation(listener.address) as talk:
+        thread = threading.Thread(target=ignore_errors, args=[awkward.a_header_without_end, talk])
+        thread.start()
+        with listener.socket.accept()[0] as connection:
+            connection.recv(65536)
+        thread.join(5)
+        assert not thread.is_alive() and talk.taken is None
+
+
+def ignore_errors(act, talk):
+    with contextlib.suppress(OSError):
+        act(talk, Stopped())
+
+
+def test_a_header_ends_after_a_megabyte_where_it_is_taken_slowly(monkeypatch):
+    monkeypatch.setattr(awkward, "SLOW", 1_000_000_000)
+    with Listener() as listener, Conversation(listener.address) as talk:
+        thread = threading.Thread(target=ignore_errors, args=[awkward.a_header_without_end, talk])
+        thread.start()
+        with listener.socket.accept()[0] as connection:
+            taken = 0
+            while thread.is_alive():
+                taken += len(connection.recv(8192))
+                time.sleep(0.003)
+        assert talk.taken[1] - taken < 400_000 and 1_000_000 < talk.taken[1] < 30_000_000
 
 
 @pytest.mark.parametrize("bad", [b"\x16\n\n", b"\x16\n\r\n"])

@@ -150,3 +150,52 @@ def test_what_comes_while_a_stream_is_hung_up_is_not_read(streams):
     stderr.write(b"it reads on")
     until_text(ours, "it reads on", "stderr")
     assert ours.text() == "first"
+
+
+def is_full(file):
+    """Tell whether a pipe takes not one byte more."""
+    os.set_blocking(file.fileno(), False)
+    try:
+        return file.write(b"x") is None
+    finally:
+        os.set_blocking(file.fileno(), True)
+
+
+def test_a_full_pipe_takes_no_byte_and_is_not_read(streams):
+    ours, stdout, stderr = streams
+    stdout.write(b"before")
+    until_text(ours, "before")
+    size = fcntl.fcntl(stdout.fileno(), fcntl.F_GETPIPE_SZ)
+    assert ours.fill("stdout") == size
+    assert is_full(stdout) and not is_full(stderr)
+    until_text(ours, "x", "stderr")
+    assert is_full(stdout) and ours.text() == "before"
+
+
+def test_a_full_pipe_is_read_to_its_end_when_its_writers_are_gone(streams):
+    ours, stdout, stderr = streams
+    size = ours.fill("stdout")
+    stderr.close()
+    assert not ours.has_ended()
+    stdout.close()
+    assert ours.wait_for(ours.has_ended, 5) and ours.text() == "." * size
+
+
+def test_a_pipe_that_has_ended_is_not_filled(streams):
+    ours, stdout, _ = streams
+    stdout.close()
+    lab.until(lambda: "stdout" not in ours._open)
+    assert ours.fill("stdout") == 0
+
+
+def test_one_stream_may_go_elsewhere():
+    reader, writer = (
+        os.fdopen(end, mode, 0) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True)
+    )
+    ours = Console(None, reader, "output of a test")
+    writer.write(b"an error")
+    until_text(ours, "an error", "stderr")
+    assert ours.text() == "" and not ours.has_ended()
+    writer.close()
+    assert ours.wait_for(ours.has_ended, 5)
+    ours.close()

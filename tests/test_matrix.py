@@ -1,10 +1,15 @@
 """The book's matrix: its columns, the verdicts that are stored, what is said where they differ."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from conftest import BOOK, ROOT
 from lab import matrix
-from lab.matrix import COLUMNS, EXPLAINED_IN
-from survive.rows import ROWS
+from lab.matrix import COLUMNS, EXPLAINED_IN, Column
+from survive import clients, rows
+from survive.rows import ROWS, is_hello
 from survive.scene import VERDICTS, Verdict
 
 
@@ -38,6 +43,52 @@ def test_a_new_client_is_said_to_be_stored_nowhere(capsys):
 def test_what_explains_a_row_names_rows_and_chapters():
     assert set(EXPLAINED_IN) <= {row.name for row in ROWS}
     assert set(EXPLAINED_IN.values()) <= {column.chapter for column in COLUMNS}
+
+
+def test_every_column_can_give_a_long_answer_whose_length_is_right(monkeypatch):
+    monkeypatch.chdir(BOOK)  # where notebooks are at work
+    for column in map(Column.written, COLUMNS):
+        with column.start(long_answer=True) as server:
+            answer = clients.get(server.address)
+        body = answer.body
+        assert body.startswith(b"Hello, world!...") and len(body) >= matrix.LONG, column.label
+        assert int(answer.headers["content-length"]) == len(body), column.label
+        with column.start() as server:
+            assert is_hello(clients.get(server.address)), column.label
+
+
+def test_the_long_answer_is_more_than_a_send_buffer_can_hold(run_folder, serving):
+    largest = int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text().split()[2])
+    text = Path(matrix.with_long_answer(ROOT / "code" / "04_level_triggered.py")).read_text()
+    length = int(re.search(r"Content-Length: (\d+)", text)[1])
+    assert length == max(8_000_000, 2 * largest)
+
+
+def test_a_server_whose_answer_is_not_found_has_no_long_one(serving):
+    path = serving("def serve(listener):\n    listener.accept()\n")
+    both = path.read_text() + "MORE = b'Hello, world!'\n"
+    assert matrix.with_long_answer(path) and matrix.with_long_answer(path).endswith("_long.py")
+    path.write_text(path.read_text().replace("Hello", "Goodbye"))
+    assert matrix.with_long_answer(path) == ""
+    path.write_text(both.replace("b'Hello, world!'", 'b"Hello, world!"'))
+    assert matrix.with_long_answer(path) == ""
+    row = rows.row("never reads a long answer")
+    assert str(matrix.judge(row, Column("mine", str(path)))) == "n/a: its answer is short"
+
+
+def test_a_column_may_have_changes_and_arguments(monkeypatch, serving):
+    monkeypatch.chdir(BOOK)
+    ten = next(column for column in COLUMNS if column.label == "10")
+    text = Path(ten.written().path).read_text(encoding="utf-8")
+    original = (ROOT / "code" / "10_peers_that_close.py").read_text(encoding="utf-8")
+    changed = [line for line in text.splitlines() if line not in original.splitlines()]
+    assert [line.partition("  #")[0] for line in changed] == ["IDLE, EVERY, VANISHED = 1, 1, 2"]
+    says = "def serve(listener):\n    print(sys.argv[2:], flush=True)\n    listener.accept()\n"
+    column = Column("mine", str(serving(says)), arguments=("-v", "--more", 2)).written()
+    for log_file in (False, True):
+        with column.start(log_file=log_file) as server:
+            server.wait_for("['-v', '--more', '2']")
+            assert bool(server.log) == log_file
 
 
 def stays(serving, serve, capsys):

@@ -13,9 +13,13 @@ NOT_FOUND = Answer(404, {}, b"Hello, world!")
 SHORT = Answer(200, {}, b"Hello, world")
 
 
-def talk(*answers, ended="closed", others=(), received=b""):
+def talk(*answers, ended="closed", others=(), received=b"", fault=""):
     return SimpleNamespace(
-        answers=lambda method="GET": list(answers), ended=ended, others=others, received=received
+        answers=lambda method="GET": list(answers),
+        ended=ended,
+        others=others,
+        received=received,
+        fault=fault,
     )
 
 
@@ -54,6 +58,11 @@ def talk(*answers, ended="closed", others=(), received=b""):
         (rows.header_alone, talk(HELLO, received=b"HTTP/1.0 200 OK\r\n\r\nH"), False),
         (rows.header_alone, talk(received=b"\r\n\r\n"), False),
         (rows.header_alone, talk(HELLO, HELLO, received=b"\r\n\r\n"), False),
+        (rows.no_fault, talk(), True),
+        (rows.no_fault, talk(HELLO, fault="its log stays empty"), False),
+        (rows.hello_and_no_fault, talk(HELLO, others=[talk(HELLO)]), True),
+        (rows.hello_and_no_fault, talk(HELLO, others=[talk(HELLO)], fault="lost"), False),
+        (rows.hello_and_no_fault, talk(HELLO, others=[talk()]), False),
         (rows.whatever, talk(), True),
         (rows.whatever, talk(NOT_FOUND, ended="reset"), True),
     ],
@@ -74,6 +83,8 @@ def test_ten_are_together():
         (rows.answers_one, Traits(answers_once=True), "it answers one client"),
         (rows.answers_shortly, Traits(), "its answer is short"),
         (rows.answers_shortly, Traits(long_answer=True), ""),
+        (rows.logs_nothing, Traits(), "no log of its requests is known"),
+        (rows.logs_nothing, Traits(logs=True), ""),
         (rows.serves_one_at_a_time, Traits(), ""),
         (rows.serves_one_at_a_time, Traits(one_at_a_time=True), "it holds one client at a time"),
     ],
@@ -84,8 +95,9 @@ def test_why_a_case_cannot_arise(asked, traits, why):
 
 def test_names_of_rows_are_unique_and_unknown_ones_are_told():
     names = [row.name for row in rows.ROWS]
-    assert len(set(names)) == len(names) >= 21
+    assert len(set(names)) == len(names) >= 35
     assert {"plain GET", "HEAD", "bytes that are not UTF-8", "a TLS hello"} <= set(names)
+    assert {"its log's disk full then not", "SIGTERM while a request is half read"} <= set(names)
     with pytest.raises(ValueError, match="no client is called 'nobody'; there are 'plain GET'"):
         rows.row("nobody")
 
@@ -105,3 +117,16 @@ def test_every_awkward_client_of_the_room_has_a_row():
         and value.__code__.co_varnames[: value.__code__.co_argcount] == ("talk", "server")
     }
     assert acts == {row.act for row in rows.ROWS}
+
+
+def test_what_needs_a_long_answer_can_do_without_it_nowhere():
+    for row in rows.ROWS:
+        assert ("long_answer" in row.needs) == bool(row.not_applicable(Traits(logs=True))), row.name
+        assert ("log_file" in row.needs) == bool(row.not_applicable(Traits(long_answer=True))), (
+            row.name
+        )
+        assert set(row.needs) <= {"long_answer", "log_file"} and not (row.overstays and row.ends)
+
+
+def test_any_200_is_a_success_and_hello_is_one_of_them():
+    assert rows.is_success(SHORT) and not rows.is_hello(SHORT) and not rows.is_success(NOT_FOUND)

@@ -3,6 +3,7 @@ does not."""
 
 import contextlib
 import socket
+import textwrap
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -248,21 +249,6 @@ def test_more_clients_than_descriptors(verdict):
     assert verdict(EMFILE.format(instead="time.sleep(0.01)"), act).word == "ok"
 
 
-def test_never_reads_a_long_answer(verdict):
-    """A server that sends in the way of everybody else is frozen by it."""
-    long = (
-        LEAKING.format(keep="connection.close()")
-        .replace(
-            "connection.sendall(ANSWER)",
-            "connection.sendall(ANSWER + b'x' * 20_000_000 * (not kept))",
-        )
-        .replace("connection.close()", "connection.close(); kept.append(1)")
-    )
-    act = awkward.never_reads_a_long_answer
-    assert verdict(long, act, long_answer=True).word == "frozen"
-    assert verdict(WELL, act, long_answer=True).word == "ok"
-
-
 def test_every_row_against_a_server_that_does_as_it_should(serving):
     """What one-thread servers will get in time; so the rows can be green at all."""
     path = str(serving(WELL))
@@ -271,7 +257,7 @@ def test_every_row_against_a_server_that_does_as_it_should(serving):
         "plain GET", "one byte at a time", "two at once", "says nothing", "connects and closes",
         "half a request then closes", "half a request then resets", "whole request then resets",
         "asks and leaves", "half closes after asking", "bytes that are not UTF-8",
-        "a header without end", "a bare line feed", "a TLS hello", "its console closed",
+        "a bare line feed", "a TLS hello", "its console closed",
     )  # fmt: skip
     verdicts = matrix.survey([rows.row(name) for name in names], columns)
     assert {name: str(verdict) for (name, _), verdict in verdicts.items()} == dict.fromkeys(
@@ -658,6 +644,7 @@ def test_the_words_for_the_verdicts_tell_the_limits():
     assert f"within {scene.PATIENCE} s" in scene.VERDICTS["frozen"]
     assert f"over {LIMIT:.0%} of a core" in scene.VERDICTS["spinning"]
     assert f"after {scene.REPEATS} repeats" in scene.VERDICTS["leaking"]
+    assert "what one client sends is kept" in scene.VERDICTS["leaking"]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         played = _Scene(None, None, SimpleNamespace(address=listener.getsockname()))
         with played._connect("a bystander") as bystander:
@@ -681,7 +668,8 @@ def test_the_fate_of_a_bystander(answer, then, fate):
             connection.sendall(answer)
             if then == "close":
                 connection.close()
-            assert scene._fate(bystander) == fate and bystander.is_closed
+            fared = _Scene(rows.row("plain GET"), Traits(), None)._fate(bystander)
+            assert fared == fate and bystander.is_closed
 
 
 def test_a_verdict_has_what_the_awkward_client_did_and_got(verdict):
@@ -725,3 +713,326 @@ def test_one_that_lives_on_and_refuses_has_no_last_words(verdict, monkeypatch):
     monkeypatch.setattr(scene, "PATIENCE", 1)
     seen = verdict(LATE.format(seconds=30), awkward.says_nothing)
     assert str(seen) == "dead: it refused a connection"
+
+
+# Those that overstay, those that never end, and the end
+
+
+@pytest.fixture
+def judged(serving):
+    """Judge a server, given as `serve`, by a row, by its name; returns the verdict in words."""
+
+    def judged(serve, name, **traits):
+        def begin(long_answer=False, log_file=False):
+            path = serving((LONGER if long_answer else "") + textwrap.dedent(serve))
+            return start(path, log_file=log_file)
+
+        return str(judge(rows.row(name), begin, Traits(long_answer=True, logs=True, **traits)))
+
+    return judged
+
+
+LONGER = "ANSWER = ANSWER.replace(b'13', b'8000000') + bytes(8_000_000 - 13)\n"
+
+# It drops whoever is still there after some seconds. It answers a GET; who posts is waited for.
+VISITS = """
+import select
+def serve(listener):
+    listener.settimeout(0)
+    clients = {{}}  # each with the end of its time, what it has sent and what is unsent
+    def is_whole(request):
+        return request.startswith(b"GET") and b"\\r\\n\\r\\n" in request
+    def drop(client):
+        del clients[client]
+        client.close()
+    while True:
+        for client in [each for each in clients if clients[each][0] < time.monotonic()]:
+            drop(client)
+        reads = [listener, *(each for each in clients if not clients[each][2])]
+        writes = [each for each in clients if clients[each][2]]
+        for ready in sum(select.select(reads, writes, [], 0.1), []):
+            try:
+                if ready is listener:
+                    client = listener.accept()[0]
+                    client.settimeout(0)
+                    clients[client] = [time.monotonic() + {seconds}, b"", b""]
+                elif clients[ready][2]:
+                    clients[ready][2] = clients[ready][2][ready.send(clients[ready][2]):]
+                    if not clients[ready][2]:
+                        drop(ready)
+                else:
+                    data = ready.recv(65536)
+                    clients[ready][1] += data
+                    if data and is_whole(clients[ready][1]):
+                        clients[ready][2] = ANSWER
+                    if not data:
+                        drop(ready)
+            except BlockingIOError:
+                pass
+            except OSError:
+                if ready is listener:  # out of descriptors
+                    time.sleep(0.05)
+                else:
+                    drop(ready)
+"""
+OVERSTAY = [row.name for row in rows.ROWS if row.overstays]
+
+
+@pytest.mark.parametrize("name", OVERSTAY)
+def test_frozen_by_those_that_overstay(judged, hasty, name):
+    """It gives them up after two seconds and a half, of which it says nothing."""
+    assert judged(VISITS.format(seconds=2.5), name) == "frozen: a bystander got nothing in 1 s"
+
+
+@pytest.mark.parametrize("name", OVERSTAY)
+def test_not_frozen_if_it_gives_them_up_in_the_time_that_it_says(judged, hasty, name):
+    assert judged(VISITS.format(seconds=2.5), name, deadline=4) == "ok"
+
+
+def test_dead_of_those_that_overstay(judged):
+    dying = VISITS.format(seconds=60).replace(
+        "if ready is listener:  #", "if ready is listener: raise  #"
+    )
+    dying = dying.replace(
+        "raise  # out of descriptors\n                    time.sleep(0.05)", "raise"
+    )
+    said = judged(dying, "drips a header")
+    assert said == "dead: OSError: [Errno 24] Too many open files"
+
+
+def test_one_that_answers_once_may_end_by_one_that_overstays(judged):
+    once = """
+def serve(listener):
+    with listener.accept()[0] as connection:
+        connection.recv(1024)
+        connection.sendall(ANSWER)
+"""
+    assert judged(once, "drips a body", answers_once=True) == "ends"
+    assert judged(once, "drips a body").startswith("dead")
+
+
+def test_where_the_queue_is_full_a_bystander_is_not_let_in(judged, hasty):
+    said = judged(SLOW.format(timeout=60), "silent at the descriptor limit")
+    assert said == "frozen: a bystander got nothing in 1 s"
+    short = SLOW.format(timeout=60).replace(
+        "(listener):\n", "(listener):\n    listener.listen(1)\n"
+    )
+    said = judged(short, "silent at the descriptor limit")
+    assert said == "frozen: it took no connection for 1 s"
+
+
+HEADERS = """
+import select
+def serve(listener):
+    clients = {{}}
+    while True:
+        for ready in select.select([listener, *clients], [], [])[0]:
+            if ready is listener:
+                clients[listener.accept()[0]] = bytearray()
+                continue
+            data = ready.recv(65536)
+            clients[ready] += data
+            if {drops}:
+                del clients[ready][:-4]
+            if not data or b"\\r\\n\\r\\n" in clients[ready][-4:] or {refuses}:
+                ready.sendall(ANSWER.replace(b"200", b"431") if {refuses} else ANSWER)
+                del clients[ready]
+                ready.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("drops", "refuses", "word"),
+    [
+        ("False", "False", "leaking: 64 MB of one header are kept"),
+        ("len(clients[ready]) > 30_000_000", "False", "ok"),
+        ("True", "False", "ok"),
+        ("False", "len(clients[ready]) > 10_000_000", "ok"),
+    ],
+)
+def test_a_header_is_kept_or_is_not(judged, drops, refuses, word):
+    served = HEADERS.format(drops=drops, refuses=refuses)
+    assert judged(served, "a header without end") == word
+
+
+def keeps(before, taken, now):
+    played = _Scene(None, None, SimpleNamespace(memory=lambda: now))
+    played.talk = SimpleNamespace(taken=taken and (before, taken))
+    return played._keeps()
+
+
+def test_most_of_a_megabyte_is_too_much_to_keep():
+    assert keeps(5, None, 0) == ""
+    assert keeps(5, 1_000_000, 500_005) == "1 MB of one header are kept"
+    assert keeps(5, 1_000_000, 500_004) == ""
+    assert keeps(5, 999_999, 2_000_000) == ""
+
+
+ASKS = """
+import select
+def serve(listener):
+    watched = [listener]
+    while True:
+        for ready in select.select(watched, [], [])[0]:
+            if ready is listener:
+                watched.append(listener.accept()[0])
+                watched[-1].settimeout(0)
+                continue
+            try:
+                while True:
+                    data = ready.recv(1024)
+                    time.sleep(0.0005)  # slower than it is sent
+                    if data:
+                        ready.send(ANSWER)
+                    if b"HTTP/1.0" in data or not data:
+                        watched.remove(ready)
+                        ready.close()
+                    if b"HTTP/1.0" in data or not data or not {greedy}:
+                        break
+            except BlockingIOError:
+                pass
+            except OSError:
+                watched.remove(ready)
+                ready.close()
+"""
+
+
+def test_one_that_asks_without_pause_is_served_in_turns_or_alone(judged, hasty):
+    said = judged(ASKS.format(greedy=True), "asks without pause")
+    assert said == "frozen: a bystander got nothing in 1 s"
+    assert judged(ASKS.format(greedy=False), "asks without pause") == "ok"
+
+
+LOGS = """
+import os
+lost = False
+def log(line):
+    global lost
+    try:
+        {write}
+    except OSError:
+        {fails}
+def serve(listener):
+    {first}
+    while True:
+        with listener.accept()[0] as connection:
+            log(connection.recv(1024))
+            connection.sendall(ANSWER)
+"""
+SAYS_ALL = LOGS.format(write="os.write(1, line)", fails="raise", first="")
+
+
+def test_its_console_is_full(judged):
+    name = "its console full and not read"
+    assert judged(SAYS_ALL, name) == "frozen: a bystander got nothing in 3 s"
+    never_waits = LOGS.format(
+        write="os.write(1, line)", fails="pass", first="os.set_blocking(1, False)"
+    )
+    assert judged(never_waits, name) == "ok"
+
+
+def test_its_logs_disk_is_full(judged):
+    name = "its log's disk full then not"
+    assert judged(SAYS_ALL, name) == "dead: OSError: [Errno 27] File too large"
+    for_good = LOGS.format(write="lost or os.write(1, line)", fails="lost = True", first="")
+    assert judged(for_good, name) == "wrong: its log stays empty after the disk has room"
+    for_now = LOGS.format(write="os.write(1, line)", fails="lost = True", first="")
+    assert judged(for_now, name) == "ok"
+    late = "threading.Timer(0.4, os.write, [1, line]).start() if lost else os.write(1, line)"
+    assert judged(LOGS.format(write=late, fails="lost = True", first=""), name) == "ok"
+
+
+def test_where_no_log_is_known_none_is_full():
+    seen = judge(rows.row("its log's disk full then not"), None)
+    assert str(seen) == "n/a: no log of its requests is known"
+
+
+# It has a thread for each client; on SIGTERM it lets in who waits, and ends when all are served.
+ENDS = """
+import contextlib, os, signal
+told = threading.Event()
+talks = []
+def talk(connection):
+    with connection:
+        request = b""
+        while b"\\r\\n\\r\\n" not in request:
+            data = connection.recv(1024)
+            request += data
+            if not data:
+                return
+        connection.sendall(ANSWER)
+def admit(listener):
+    connection = listener.accept()[0]
+    connection.settimeout(60)
+    talks.append(threading.Thread(target=talk, args=[connection], daemon=True))
+    talks[-1].start()
+def take(number, frame):
+    if {ignores}:
+        return
+    raise InterruptedError
+def serve(listener):
+    signal.signal(signal.SIGTERM, take)
+    try:
+        while True:
+            admit(listener)
+    except InterruptedError:
+        pass
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    listener.settimeout(0)
+    with contextlib.suppress(BlockingIOError):
+        while {lets_in}:
+            admit(listener)
+    listener.close()
+    for each in talks:
+        each.join({waits})
+    {at_last}
+"""
+GENTLY = {"ignores": False, "lets_in": True, "waits": 60, "at_last": ""}
+QUEUE, HALF_A_REQUEST, HALF_AN_ANSWER = (row.name for row in rows.ROWS if row.ends)
+
+
+@pytest.mark.parametrize("name", [QUEUE, HALF_A_REQUEST, HALF_AN_ANSWER])
+def test_at_the_end_all_are_served_or_they_are_not(judged, hasty, name):
+    assert judged(ENDS.format(**GENTLY), name) == "ends"
+    said = judged(ENDS.format(**GENTLY | {"ignores": True}), name)
+    assert said == "wrong: it has not ended 1 s after SIGTERM"
+    said = judged(ENDS.format(**GENTLY | {"at_last": "sys.exit(3)"}), name)
+    assert said == "dead: exit status 3"
+    said = judged(ENDS.format(**GENTLY | {"at_last": "os.kill(0, signal.SIGKILL)"}), name)
+    assert said == "dead: exit status -9"
+    fails = "threading.Thread(target=lambda: 1 / 0).start()"
+    said = judged(ENDS.format(**GENTLY | {"at_last": fails}), name)
+    assert said == "dead: ZeroDivisionError: division by zero"
+
+
+def test_at_the_end_who_is_in_the_queue_is_let_in_or_reset(judged):
+    said = judged(ENDS.format(**GENTLY | {"lets_in": "len(talks) < 4"}), QUEUE)
+    assert said == "wrong: 7 of 10 queued requests were reset"
+    closes = ENDS.replace("ANSWER)", "ANSWER if len(talks) < 2 else b'')")
+    said = judged(closes.format(**GENTLY), QUEUE)
+    assert said == "wrong: 10 of 10 queued requests got no answer"
+
+
+def test_at_the_end_a_short_queue_is_filled_and_no_more(judged):
+    short = ENDS.format(**GENTLY | {"lets_in": False}).replace(
+        "(listener):\n    signal", "(listener):\n    listener.listen(3)\n    signal"
+    )
+    assert judged(short, QUEUE) == "wrong: 4 of 4 queued requests were reset"
+
+
+def test_at_the_end_halves_are_waited_for_or_cut_off(judged):
+    hasty = ENDS.format(**GENTLY | {"waits": 0})
+    assert judged(hasty, HALF_A_REQUEST) == "wrong: the request that was half read got no answer"
+    assert judged(hasty, HALF_AN_ANSWER) == "wrong: the answer that was half read was cut off"
+
+
+def test_at_the_end_it_has_the_time_that_it_says(judged, hasty):
+    slow = ENDS.format(**GENTLY | {"at_last": "time.sleep(1.5)"})
+    assert judged(slow, QUEUE) == "wrong: it has not ended 1 s after SIGTERM"
+    assert judged(slow, QUEUE, deadline=2) == "ends"
+
+
+def test_one_that_answers_nobody_is_frozen_before_it_is_told_to_end(judged, hasty):
+    silent = "def serve(listener):\n    kept = listener.accept()\n    time.sleep(60)\n"
+    said = judged(silent, HALF_AN_ANSWER)
+    assert said == "frozen: the client could not do what it came for"

@@ -722,3 +722,48 @@ def test_a_console_is_closed_for_good_when_no_process_is_being_started(monkeypat
             assert closing.is_alive() and not server.console._unwanted
         closing.join(5)
         assert not closing.is_alive()
+
+
+SAYS = """
+def serve(listener):
+    while True:
+        with listener.accept()[0] as connection:
+            print(connection.recv(1024).decode(), flush=True)
+            connection.sendall(ANSWER)
+"""
+
+
+def test_its_standard_output_may_be_a_file(serving):
+    with serve(serving(SAYS), log_file=True) as server:
+        lab.get(server.address)
+        server.wait_for("GET / HTTP/1.0")
+        assert server.output().startswith("GET") and server.errors() == ""
+        assert server.log.read_text().partition("\n")[0].startswith("listening on 127.0.0.1:")
+        assert kernel.files(server.pid, "pipe").keys() == {0, 2}
+        with pytest.raises(ServerError, match="has not printed 'more'"):
+            server.wait_for("more", seconds=0.1)
+        assert server.printed(lambda text: "POST" in text, 0.1) == server.log.read_text()
+        log = server.log
+    assert not log.exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("1 / 0\n", "ZeroDivisionError"),
+        ("import time; time.sleep(60)\n", "printed nothing for 0.5 s"),
+        ("print('hello', flush=True); import time; time.sleep(60)\n", "not 'hello'"),
+    ],
+)
+def test_one_with_a_file_that_does_not_start(write, program, said):
+    with pytest.raises(ServerError, match=said):
+        serve(write(program), log_file=True, seconds=0.5)
+
+
+def test_a_pipe_that_is_full_stops_who_prints(serving):
+    with serve(serving(SAYS)) as server, lab.connect(server) as client:
+        server.fill_console()
+        client.send(lab.REQUEST)
+        assert lab.until_blocked(server.pid, "write")
+        assert not client.received
+    assert server.status() is not None

@@ -11,7 +11,6 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from survive import scene
@@ -21,7 +20,7 @@ from survive.server import ServerError, serve
 from survive.waiting import until
 
 from . import notebooks
-from .session import find
+from .session import edited, find, write_whole
 
 # The chapter that explains what a row does to a server.
 EXPLAINED_IN = {
@@ -38,13 +37,26 @@ EXPLAINED_IN = {
     "bytes that are not UTF-8": "01_one_request",
     "a body left unread": "01_one_request",
     "two pipelined requests": "01_one_request",
-    "a header without end": "02_request_loop",
+    "a header without end": "11_hardened",
     "sends without pause": "05_edge_triggered",
     "more clients than descriptors": "03_thread_per_client",
     "HEAD": "01_one_request",
     "a bare line feed": "01_one_request",
     "a TLS hello": "02_request_loop",
     "its console closed": "02_request_loop",
+    "asks without pause": "11_hardened",
+    "silent at the descriptor limit": "11_hardened",
+    "drips a header": "11_hardened",
+    "drips a body": "11_hardened",
+    "never reads a long answer": "11_hardened",
+    "reads a long answer one byte a second": "11_hardened",
+    "vanishes while idle": "11_hardened",
+    "vanishes with an answer unread": "11_hardened",
+    "its console full and not read": "11_hardened",
+    "its log's disk full then not": "11_hardened",
+    "SIGTERM while clients wait in the queue": "11_hardened",
+    "SIGTERM while a request is half read": "11_hardened",
+    "SIGTERM while an answer is half read": "11_hardened",
 }
 
 
@@ -53,49 +65,117 @@ class Column:
     """A server of the book: its file, the chapter that explains it, and what sets it apart.
 
     path: a file; or a name without a folder, and then a cell of that chapter writes it to run/.
-    label: what stands above the column; the chapter's number, unless given.
+    label: what stands above the column; the chapter's number, unless given. arguments: words of the
+    command line, after the port. changes: {old text: new text} of the file, for a server that would
+    take its minutes otherwise.
     """
 
     chapter: str
     path: str
     label: str = ""
     traits: Traits = field(default_factory=Traits)
+    arguments: tuple = ()
+    changes: dict = field(default_factory=dict)
+    long_path: str = None
 
     def __post_init__(self):
         object.__setattr__(self, "label", self.label or self.chapter[:2])
 
     def file(self):
         """Return the path of its file, which is written first where a chapter's cell holds it."""
-        if "/" in self.path:
-            return self.path
-        return str(notebooks.write_program(self.chapter, self.path))
+        path = self.path
+        if "/" not in path:
+            path = str(notebooks.write_program(self.chapter, path))
+        return edited(path, f"matrix_{Path(path).name}", self.changes) if self.changes else path
+
+    def written(self):
+        """Return the column with its files written, that with the long answer among them."""
+        if self.long_path is not None:
+            return self
+        path = self.file()
+        return replace(self, path=path, changes={}, long_path=with_long_answer(path))
+
+    def start(self, long_answer=False, log_file=False):
+        """Start the server, with a long answer or its standard output in a file, if so asked."""
+        path = self.long_path if long_answer else self.path
+        return serve(path, *self.arguments, log_file=log_file)
 
 
+# What a server answers, in each of the book's: the length, if it is told in figures, and the body,
+# which may be the last in parentheses.
+LENGTH, BODY = re.compile(r"(Content-Length: )13\b"), re.compile(r'(Hello, world!"(?:\n\))?)')
+STARTS = "\nchapter.main()\n"  # how a variant of a chapter's server ends
+LONG = 8_000_000  # bytes: twice what Linux lets a send buffer grow to, tcp(7), tcp_wmem
+
+
+def with_long_answer(path):
+    """Write a server to run/ whose answer no buffer holds; return the path, "" if that can't be.
+
+    path: of a server whose file has the article's answer in the way of the book's, or takes it from
+    a chapter that it imports.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    largest = int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text().split()[2])
+    length = max(LONG, 2 * largest)
+    more = f" + b'.' * {length - 13}"
+    if len(BODY.findall(text)) == 1:
+        text = BODY.sub(rf"\1{more}", LENGTH.sub(rf"\g<1>{length}", text))
+    elif text.endswith(STARTS):
+        answer = f"chapter.ANSWER.replace(b'13', b'{length}'){more}"
+        text = text.removesuffix(STARTS) + f"\nchapter.ANSWER = {answer}{STARTS}"
+    else:
+        return ""
+    return str(write_whole(notebooks.BOOK / "run" / f"{Path(path).stem}_long.py", text))
+
+
+LOGS = Traits(logs=True)
 COLUMNS = [
     Column(
         "01_one_request",
         "../code/01_one_request.py",
-        traits=Traits(answers_once=True, one_at_a_time=True),
+        traits=Traits(answers_once=True, one_at_a_time=True, logs=True),
     ),
-    Column("02_request_loop", "../code/02_request_loop.py", traits=Traits(one_at_a_time=True)),
-    Column("03_thread_per_client", "../code/03_thread_per_client.py"),
-    Column("04_level_triggered", "../code/04_level_triggered.py"),
-    Column("05_edge_triggered", "../code/05_edge_triggered.py"),
-    Column("06_one_shot", "../code/06_one_shot.py"),
-    Column("07_backlog", "../code/07_backlog.py"),
-    Column("08_cork", "../code/08_cork.py"),
-    Column("09_nodelay", "../code/09_nodelay.py"),
-    Column("10_peers_that_close", "../code/10_peers_that_close.py"),
+    Column(
+        "02_request_loop",
+        "../code/02_request_loop.py",
+        traits=Traits(one_at_a_time=True, logs=True),
+    ),
+    Column("03_thread_per_client", "../code/03_thread_per_client.py", traits=LOGS),
+    Column("04_level_triggered", "../code/04_level_triggered.py", traits=LOGS),
+    Column("05_edge_triggered", "../code/05_edge_triggered.py", traits=LOGS),
+    Column("06_one_shot", "../code/06_one_shot.py", traits=LOGS),
+    Column("07_backlog", "../code/07_backlog.py", traits=LOGS),
+    Column("08_cork", "../code/08_cork.py", traits=LOGS),
+    Column("09_nodelay", "../code/09_nodelay.py", traits=LOGS),
+    # It gives up who has vanished after a minute; here that is made two seconds.
+    Column(
+        "10_peers_that_close",
+        "../code/10_peers_that_close.py",
+        traits=Traits(logs=True, deadline=3),
+        changes={"IDLE, EVERY, VANISHED = 30, 10, 60": "IDLE, EVERY, VANISHED = 1, 1, 2"},
+    ),
+    Column(
+        "11_hardened",
+        "../code/11_hardened.py",
+        traits=Traits(logs=True, deadline=4),
+        arguments=(
+            "-v",
+            *("--header-timeout", "1", "--idle-timeout", "1", "--body-timeout", "1"),
+            *("--write-timeout", "1", "--drain-timeout", "2"),
+        ),
+    ),
     Column("smallest_loop", "smallest_loop.py", "loop"),
     # Chapters 4 and 5 with the lines that the translator's note puts into their reading.
-    Column("10_peers_that_close", "10_rewrite_level.py", "04′"),
-    Column("10_peers_that_close", "10_rewrite_edge.py", "05′"),
+    Column("10_peers_that_close", "10_rewrite_level.py", "04′", LOGS),
+    Column("10_peers_that_close", "10_rewrite_edge.py", "05′", LOGS),
 ]
 
 
 def judge(row, column):
     """Play one cell; return its Verdict. Raises ServerError if the server does not start at all."""
-    return scene.judge(row, partial(serve, column.file()), column.traits)
+    column = column.written()
+    traits = replace(column.traits, long_answer=bool(column.long_path))
+    return scene.judge(row, column.start, traits)
 
 
 def survey(rows=None, columns=None, at_once=4):
@@ -105,7 +185,7 @@ def survey(rows=None, columns=None, at_once=4):
     """
     rows = ROWS if rows is None else rows
     columns = COLUMNS if columns is None else columns
-    columns = [replace(column, path=column.file()) for column in columns]  # one writing each
+    columns = [column.written() for column in columns]  # one writing each
     cells = [(row, column) for row in rows for column in columns]
     with ThreadPoolExecutor(at_once) as pool:
         names = [(row.name, column.label) for row, column in cells]

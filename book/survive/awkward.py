@@ -3,13 +3,18 @@
 Each takes (talk, server): talk is a Conversation, connected just now, that nobody has used; server
 is a Server. When it returns without closing talk, its client stays. Each forces the order of
 events, by a cork, SIGSTOP or a handshake: what comes of it is never how a race went.
+
+Those that overstay are many: as many as the server's first process has descriptors left. They come
+one at a time, do the same, and stay.
 """
 
 import contextlib
 import functools
 import resource
+import signal
 import socket
 import ssl
+import time
 
 from look import kernel
 
@@ -63,6 +68,30 @@ def _reset_and_wait(talk):
     """
     talk.reset()
     until(lambda: not kernel.find_socket(*talk.ends), DELIVERY, "a reset to arrive")
+
+
+def _until_quiet(server):
+    """Wait until the server has served who came before, if it can: it sleeps, with nothing unread.
+
+    One that only sleeps may still be setting itself up.
+    """
+    with contextlib.suppress(TimeoutError):
+        until(server.is_at_rest, 1)
+
+
+def _has_arrived(talk):
+    """Tell whether all that we have sent has arrived, or the connection has been reset."""
+    return talk.state() == "CLOSE" or not kernel.queues_of(talk.socket)[1]
+
+
+def _until_dealt_with(talk, server, seconds=0.5):
+    """Wait until what we have sent has arrived, and the server sleeps again; at most `seconds`.
+
+    It is awake from the moment at which something arrives that it waits for.
+    """
+    with contextlib.suppress(TimeoutError):
+        until(lambda: _has_arrived(talk), seconds, "data to arrive")
+        until(server.is_asleep, seconds, "the server to sleep")
 
 
 def plain_get(talk, server):
@@ -186,9 +215,37 @@ def two_pipelined_requests(talk, server):
     talk.read_all()
 
 
+HEADER = 64_000_000  # bytes
+HEADER_LINES = (b"X-More: " + b"x" * 1014 + b"\r\n") * 64  # 64 kB
+HEADER_LEAST, SLOW = 1_000_000, 10_000_000  # less is enough if fewer are taken in a second
+
+
 def a_header_without_end(talk, server):
-    """Sends header lines, 64 kB of them, never the empty one, and stays."""
-    talk.send(b"GET / HTTP/1.0\r\n" + b"X-More: and more\r\n" * 3640)
+    """Sends up to 64 MB of header lines, as fast as they are read, never the empty one; stays."""
+    before = server.memory()
+    began = time.monotonic()
+    sent = 0
+
+    def on_its_way():  # sent, and not read yet
+        end = kernel.find_socket(*talk.ends)
+        return kernel.queues_of(talk.socket)[1] + end.unread if end else 0
+
+    def until_there_is_room():
+        while (waiting := on_its_way()) > 3 * len(HEADER_LINES):
+            until(lambda: on_its_way() < waiting, 2, "some of it to be read")
+
+    def is_enough():
+        took = time.monotonic() - began
+        return sent - on_its_way() > HEADER_LEAST and took > 1 and sent < SLOW * took
+
+    talk.send(b"GET / HTTP/1.0\r\n")
+    with contextlib.suppress(TimeoutError):  # it reads nothing for a while: that is enough, too
+        while sent + len(HEADER_LINES) <= HEADER and not is_enough():
+            until_there_is_room()
+            talk.send(HEADER_LINES)  # raises an error when it is refused
+            sent += len(HEADER_LINES)
+        until_there_is_room()
+    talk.taken = before, sent - on_its_way()
 
 
 def sends_without_pause(talk, server):
@@ -200,13 +257,139 @@ def sends_without_pause(talk, server):
         until(lambda: sum(count for _, _, count in talk.events) > 2_000_000, 1)
 
 
-def never_reads_a_long_answer(talk, server):
-    """Asks, with the smallest receive buffer there is, and reads nothing."""
-    talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-    talk.send(REQUEST)
+KEPT = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def asks_without_pause(talk, server):
+    """Pipelines requests as fast as they are taken, reads each answer at once, and never stops."""
+
+    def has_sent(size):
+        return sum(n for _, what, n in talk.events if what == "sent") > size
+
+    _until_quiet(server)
+    with server.paused():  # a queue is there from the beginning, and is never worked off
+        talk.keep_sending(KEPT * 400)
+        until(lambda: has_sent(1_000_000), DELIVERY, "the send buffer to fill")
+    talk.keep_doing(lambda: bool(talk.receive()))
+    with contextlib.suppress(TimeoutError):
+        until(lambda: has_sent(4_000_000) or not talk.is_active(), 1)
 
 
 DESCRIPTORS = 16
+DRIP, SIP = 0.1, 1  # seconds between two bytes: of those that drip, of those that sip
+
+
+def _come_until_full(talk, server, begin):
+    """Have clients come one at a time until the server's first process has no descriptor left.
+
+    begin: what each does first, a function of its Conversation. The next one comes when the server
+    has dealt with that. Fewer come if the server lets no more in, or has ended. Returns all.
+    """
+    _until_let_in(talk)
+    _until_dealt_with(talk, server)
+    limit = kernel.descriptors(server.pid) + DESCRIPTORS
+    server.limit(resource.RLIMIT_NOFILE, limit)
+    deadline = time.monotonic() + 10  # for a server that never sleeps
+    with contextlib.suppress(OSError):  # it has ended
+        _begin(talk, server, begin)
+        while len(talk.others) < 2 * DESCRIPTORS and time.monotonic() < deadline:
+            waiting, room = kernel.accept_queue(server.address)
+            if kernel.descriptors(server.pid) >= limit or waiting > room:
+                break
+            client = talk.another()
+            _until_let_in(client)
+            _until_dealt_with(client, server)
+            _begin(client, server, begin)
+    return talk, *talk.others
+
+
+def _begin(client, server, begin):
+    """Have a client do its first things, each of which the server has dealt with at the end."""
+    with contextlib.suppress(ConnectionError):  # it has been turned away
+        begin(client)
+        _until_dealt_with(client, server)
+
+
+def _keep_all_doing(talk, step, pause):
+    """Have all clients take a step again and again; one that has been turned away takes no more."""
+
+    def all_do():
+        for client in (talk, *talk.others):
+            if client.ended or client.is_closed:
+                continue
+            try:
+                step(client)
+            except OSError:
+                client.ended = client.ended or "reset"
+
+    talk.keep_doing(all_do, pause)
+
+
+def _drip(talk, server, start):
+    """Have clients come, each of whom sends a start, and then a byte ten times a second."""
+
+    def begin(client):
+        client.send(start)
+        _until_dealt_with(client, server)
+        client.send(b"x")
+
+    _come_until_full(talk, server, begin)
+    _keep_all_doing(talk, lambda client: client.send(b"x"), DRIP)
+
+
+def _ask_with_a_small_buffer(client):
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    client.send(REQUEST)
+
+
+def silent_at_the_descriptor_limit(talk, server):
+    """As many as the server has descriptors for connect one by one, say nothing and stay."""
+    _come_until_full(talk, server, lambda client: None)
+
+
+def drips_a_header(talk, server):
+    """As many begin a header line, to which they add a byte ten times a second, for ever."""
+    _drip(talk, server, KEPT[:-2] + b"X-Drip: ")
+
+
+def drips_a_body(talk, server):
+    """As many send a header and then its body, a megabyte, at ten bytes a second."""
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+    _drip(talk, server, head)
+
+
+def never_reads_a_long_answer(talk, server):
+    """As many ask, with the smallest receive buffer there is, and read nothing of a long answer."""
+    _come_until_full(talk, server, _ask_with_a_small_buffer)
+
+
+def reads_a_long_answer_one_byte_a_second(talk, server):
+    """As many ask, with the smallest receive buffer there is, and read a byte each second."""
+
+    def sip(client):
+        if kernel.unread(client.socket):
+            client.receive(1)
+
+    _come_until_full(talk, server, _ask_with_a_small_buffer)
+    _keep_all_doing(talk, sip, SIP)
+
+
+def vanishes_while_idle(talk, server):
+    """As many connect, and are gone: nothing that the server sends is ever acknowledged."""
+    _come_until_full(talk, server, lambda client: client.vanish())
+
+
+def vanishes_with_an_answer_unread(talk, server):
+    """As many ask for a long answer, and are gone when the server has begun to send it."""
+
+    def begin(client):
+        _ask_with_a_small_buffer(client)
+        with contextlib.suppress(TimeoutError):
+            until(lambda: kernel.unread(client.socket), 0.5, "an answer to begin")
+        _until_dealt_with(client, server)
+        client.vanish()
+
+    _come_until_full(talk, server, begin)
 
 
 def more_clients_than_descriptors(talk, server):
@@ -271,3 +454,98 @@ def its_console_closed(talk, server):
     until(server.is_asleep)
     server.close_console()
     plain_get(talk, server)
+
+
+def its_console_full_and_not_read(talk, server):
+    """Asks when the pipe that the server prints into is full, and nobody reads it."""
+    _until_quiet(server)
+    server.fill_console()
+    plain_get(talk, server)
+
+
+def its_logs_disk_full_then_not(talk, server):
+    """Asks when the file that the server prints into can't grow; when it can, another one asks."""
+    _until_quiet(server)
+    before = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)[0]
+    # EFBIG stands for ENOSPC: Python ignores the signal that would come with it, SIGXFSZ.
+    server.limit(resource.RLIMIT_FSIZE, server.log.stat().st_size)
+    talk.send(REQUEST)
+    talk.read_all(is_all=False)
+    server.limit(resource.RLIMIT_FSIZE, before)
+    size = len(server.printed())
+    other = talk.another()
+    other.send(b"GET /room HTTP/1.0\r\n\r\n")
+    other.read_all()
+    if "/room" not in server.printed(lambda log: "/room" in log[size:], 1)[size:]:
+        talk.fault = "its log stays empty after the disk has room"
+
+
+def _tell_to_end(server, talk):
+    """Send SIGTERM to the server's main thread: of those of a stopped process any might get it."""
+    talk.note("SIGTERM")
+    server.send_signal(signal.SIGTERM, server.pid)
+
+
+def _until_told(server):
+    """Wait until the server has acted on SIGTERM, as far as one can tell.
+
+    It has ended, or it listens no more and sleeps. One that is about to end does not sleep.
+    """
+
+    def has_acted():
+        if not server.is_running():
+            return True
+        return not kernel.find_socket(server.address) and server.is_asleep()
+
+    with contextlib.suppress(TimeoutError, ProcessLookupError):
+        until(has_acted, DELIVERY)
+
+
+def sigterm_while_clients_wait_in_the_queue(talk, server):
+    """Ten ask while the server is stopped, or as many as its queue takes; then SIGTERM comes."""
+    plain_get(talk, server)
+    _until_dealt_with(talk, server)
+    with server.paused():
+        while len(talk.others) < TOGETHER:
+            waiting, room = kernel.accept_queue(server.address)
+            if waiting > room:
+                break
+            _until_let_in(talk.another())
+            _send_and_wait(talk.others[-1], REQUEST)
+        _tell_to_end(server, talk)
+    deadline = time.monotonic() + talk.seconds
+    for each in talk.others:
+        each.seconds = max(0.1, deadline - time.monotonic())
+        each.read_all()
+    lost = [each.ended for each in talk.others if len(each.answers()) != 1]
+    if lost:
+        what = "were reset" if set(lost) == {"reset"} else "got no answer"
+        talk.fault = f"{len(lost)} of {len(talk.others)} queued requests {what}"
+
+
+def sigterm_while_a_request_is_half_read(talk, server):
+    """Sends half a request; when that has been read, SIGTERM comes, and then the other half."""
+    talk.fault = "the request that was half read got no answer"
+    talk.send(HALF)
+    _until_read(talk, 1)
+    _until_dealt_with(talk, server)
+    _tell_to_end(server, talk)
+    _until_told(server)
+    talk.send(REQUEST[len(HALF) :])
+    talk.read_all()
+    if talk.answers() and talk.ended == "closed":
+        talk.fault = ""
+
+
+def sigterm_while_an_answer_is_half_read(talk, server):
+    """Asks for a long answer; when some has been read, SIGTERM comes, and then the rest is read."""
+    talk.fault = "the answer that was half read was cut off"
+    talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    talk.send(REQUEST)
+    talk.receive()
+    _until_dealt_with(talk, server)
+    _tell_to_end(server, talk)
+    _until_told(server)
+    talk.read_all()
+    if talk.answers() and talk.ended == "closed":
+        talk.fault = ""

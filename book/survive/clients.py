@@ -66,25 +66,27 @@ def parse_answers(raw, method="GET"):
     return answers
 
 
-class _Pour:
-    """A thread that sends one piece again and again, until stop() or an error."""
+class _Habit:
+    """A thread that takes one step again and again, until stop() or an error of a connection.
 
-    def __init__(self, talk, piece):
-        self.talk, self.enough = talk, threading.Event()
-        talk.socket.settimeout(0.1)  # how long stop() may have to wait
-        self.thread = threading.Thread(target=self._send, args=[piece])
+    step: a function; what it returns ends the thread if it is False. pause: seconds between two.
+    """
+
+    def __init__(self, step, pause):
+        self.enough = threading.Event()
+        self.thread = threading.Thread(target=self._go_on, args=[step, pause])
         self.thread.start()
 
-    def _send(self, piece):
+    def _go_on(self, step, pause):
         with contextlib.suppress(ConnectionError):
-            while not self.enough.is_set():
+            goes_on = True
+            while goes_on is not False and not self.enough.wait(pause):
                 with contextlib.suppress(TimeoutError):
-                    self.talk.note("sent", self.talk.socket.send(piece))
+                    goes_on = step()
 
     def stop(self):
         self.enough.set()
         self.thread.join()
-        self.talk.socket.settimeout(self.talk.seconds)
 
 
 class Conversation:
@@ -94,8 +96,10 @@ class Conversation:
     after which it raises TimeoutError. receive_buffer: its size in bytes, SO_RCVBUF, which keeps it
     from growing. `received` is all that came so far, `ended` how the other
     side's half ended: "closed", "reset", or None. `events` lists (time, what, bytes), where what is
-    "calls", "connected", "sent", "half-closed", "left" or "reset", which are its own acts, or
-    "got", "closed" or "was reset", which are the other side's.
+    "calls", "connected", "sent", "half-closed", "vanished", "left" or "reset", which are its own
+    acts, or "got", "closed" or "was reset", which are the other side's. What an awkward client
+    finds out about the server: `fault` says what the client can't tell by its own answer, in
+    words; `taken` is (bytes of memory that the server had before, bytes that it then took).
     """
 
     def __init__(self, address, name="client", seconds=SECONDS, receive_buffer=None):
@@ -103,7 +107,8 @@ class Conversation:
         self.events, self._received, self.ended = [], bytearray(), None
         self.others = []  # conversations that this one has opened beside it
         self.has_said_all = False  # has it come to the point where it only listens?
-        self._pour = None
+        self.fault, self.taken = "", None
+        self._habits, self._has_vanished = [], False
         began = time.monotonic()
         self.socket = socket.create_connection(address, timeout=seconds)
         if receive_buffer:
@@ -149,15 +154,30 @@ class Conversation:
         self.socket.sendall(data)
         self.note("sent", len(data))
 
+    def keep_doing(self, step, pause=0):
+        """Take a step again and again from now on, in a thread, until stop_sending().
+
+        step: a function; the thread ends when it returns False, or raises ConnectionError. pause:
+        seconds between two steps.
+        """
+        self.socket.settimeout(0.1)  # how long stop_sending() may have to wait
+        self._habits.append(_Habit(step, pause))
+
     def keep_sending(self, piece):
         """Send a piece again and again from now on, in a thread, until stop_sending()."""
-        self._pour = _Pour(self, piece)
+        self.keep_doing(lambda: self.note("sent", self.socket.send(piece)))
+
+    def is_active(self):
+        """Tell whether a thread still does what keep_sending() or keep_doing() has begun."""
+        return any(habit.thread.is_alive() for habit in self._habits)
 
     def stop_sending(self):
-        """End what keep_sending() has begun, if anything."""
-        if self._pour:
-            self._pour.stop()
-            self._pour = None
+        """End what keep_sending() and keep_doing() have begun, if anything."""
+        for habit in self._habits:
+            habit.stop()
+        if self._habits:
+            self._habits = []
+            self.socket.settimeout(self.seconds)
 
     def receive(self, size=65536):
         """Receive what is there, at the most size bytes, waiting for the first one.
@@ -174,9 +194,12 @@ class Conversation:
         self._received += data
         return data
 
-    def read_all(self):
-        """Receive until the end of input, the deadline, or MOST_RECEIVED bytes; return all."""
-        self.has_said_all = True
+    def read_all(self, is_all=True):
+        """Receive until the end of input, the deadline, or MOST_RECEIVED bytes; return all.
+
+        is_all: it does nothing else from now on.
+        """
+        self.has_said_all = is_all
         deadline = time.monotonic() + self.seconds
         with contextlib.suppress(TimeoutError):
             while len(self._received) < MOST_RECEIVED and (left := deadline - time.monotonic()) > 0:
@@ -215,13 +238,22 @@ class Conversation:
         self.socket.shutdown(socket.SHUT_WR)
         self.note("half-closed")
 
+    def vanish(self):
+        """Acknowledge nothing from now on, and hear nothing."""
+        vanish(self.socket)
+        self._has_vanished = True
+        self.note("vanished")
+
     def close(self):
-        """Close: sends a FIN, or a reset if input is unread. To close twice does no harm."""
+        """Close: sends a FIN, or a reset if input is unread. To close twice does no harm.
+
+        One that has vanished leaves with a reset: a FIN would be sent again and again.
+        """
         self.stop_sending()
         for other in self.others:
             other.close()
         if not self.is_closed:
-            self.socket.close()
+            (reset if self._has_vanished else socket.socket.close)(self.socket)
             self.note("left")
 
     def reset(self):

@@ -15,17 +15,26 @@ class Traits:
     """What sets a server apart, so that some cases cannot arise for it.
 
     answers_once: it is meant to end after its first answer. one_at_a_time: it holds one client's
-    descriptor at the most. long_answer: its answer is longer than a send buffer.
+    descriptor at the most. long_answer: it can be started with an answer that is longer than a send
+    buffer. logs: it prints each request. deadline: seconds after which it gives up whoever keeps it
+    waiting, and by which it is done after SIGTERM, as far as it says; 0 if it doesn't.
     """
 
     answers_once: bool = False
     one_at_a_time: bool = False
     long_answer: bool = False
+    logs: bool = False
+    deadline: float = 0
 
 
 def is_hello(answer):
     """Tell whether an Answer is the one that every server of the book gives."""
     return answer.status == 200 and answer.body == b"Hello, world!"
+
+
+def is_success(answer):
+    """Tell whether an Answer, which is complete, is what was asked for, however long."""
+    return answer.status == 200
 
 
 def hello(talk):
@@ -65,6 +74,16 @@ def header_alone(talk):
     return talk.received.endswith(b"\r\n\r\n") and len(talk.answers("HEAD")) == 1
 
 
+def no_fault(talk):
+    """Expect that the client has found no fault with what others got, or with the server's log."""
+    return not talk.fault
+
+
+def hello_and_no_fault(talk):
+    """Expect that of it, and the article's answer in each of its conversations."""
+    return hello_each(talk) and no_fault(talk)
+
+
 def whatever(talk):
     """Accept any answer, and none."""
     return True
@@ -85,6 +104,11 @@ def answers_shortly(traits):
     return "" if traits.long_answer else "its answer is short"
 
 
+def logs_nothing(traits):
+    """Say why its log can't lose a request, or nothing."""
+    return "" if traits.logs else "no log of its requests is known"
+
+
 def serves_one_at_a_time(traits):
     """Say why many clients cannot use up its descriptors, or nothing."""
     return "it holds one client at a time" if traits.one_at_a_time else ""
@@ -96,17 +120,32 @@ class Row:
 
     act: what it does, a function (Conversation, Server). expects: whether a Conversation has gone
     as it should. not_applicable: why the case cannot arise for a server of some Traits, or "".
+    needs: how the server must be started, any of "long_answer", "log_file". overstays: it is many,
+    and they stay; who comes afterwards is to be served. ends: it tells the server to end.
     """
 
     act: Callable
     expects: Callable = whatever
     not_applicable: Callable = any_server
+    needs: tuple = ()
+    overstays: bool = False
+    ends: bool = False
 
     @property
     def name(self):
         words = self.act.__name__.split("_")
-        spelled = {"utf8": "UTF-8", "tls": "TLS", "head": "HEAD", "get": "GET"}
+        spelled = {
+            "utf8": "UTF-8", "tls": "TLS", "head": "HEAD", "get": "GET", "logs": "log's",
+            "sigterm": "SIGTERM",
+        }  # fmt: skip
         return " ".join(spelled.get(word, word) for word in words)
+
+
+def _overstays(act, *not_applicable, needs=()):
+    return Row(act, whatever, *not_applicable, needs=needs, overstays=True)
+
+
+LONG = ("long_answer",)
 
 
 ROWS = [
@@ -127,12 +166,32 @@ ROWS = [
     Row(awkward.two_pipelined_requests, hello_twice),
     Row(awkward.a_header_without_end, no_success),
     Row(awkward.sends_without_pause, no_success),
-    Row(awkward.never_reads_a_long_answer, whatever, answers_shortly),
+    Row(awkward.asks_without_pause),
     Row(awkward.more_clients_than_descriptors, whatever, serves_one_at_a_time),
+    _overstays(awkward.silent_at_the_descriptor_limit),
+    _overstays(awkward.drips_a_header),
+    _overstays(awkward.drips_a_body),
+    _overstays(awkward.never_reads_a_long_answer, answers_shortly, needs=LONG),
+    _overstays(awkward.reads_a_long_answer_one_byte_a_second, answers_shortly, needs=LONG),
+    _overstays(awkward.vanishes_while_idle),
+    _overstays(awkward.vanishes_with_an_answer_unread, answers_shortly, needs=LONG),
     Row(awkward.head, header_alone),
     Row(awkward.a_bare_line_feed, no_success),
     Row(awkward.a_tls_hello, no_success),
     Row(awkward.its_console_closed, hello),
+    Row(awkward.its_console_full_and_not_read, hello),
+    Row(
+        awkward.its_logs_disk_full_then_not, hello_and_no_fault, logs_nothing, needs=("log_file",)
+    ),
+    Row(awkward.sigterm_while_clients_wait_in_the_queue, no_fault, answers_one, ends=True),
+    Row(awkward.sigterm_while_a_request_is_half_read, no_fault, ends=True),
+    Row(
+        awkward.sigterm_while_an_answer_is_half_read,
+        no_fault,
+        answers_shortly,
+        needs=LONG,
+        ends=True,
+    ),
 ]
 
 

@@ -12,6 +12,10 @@ scene and names the first verdict that applies, in the order of VERDICTS:
 5. if all is well so far, the act is repeated, what it holds is counted before and after, and
    a last bystander asks.
 
+Where clients overstay, the one bystander comes when all of them are there, and has as much more
+patience as the server says that it has with them. Where the server is told to end, nobody comes
+after that, and it is to have ended by then.
+
 Nothing is judged by how a race ends: the acts force their order (see awkward), and 3 s of patience
 are three times what a SYN costs that found the accept queue full. CPU time, memory and descriptors
 are those of all processes of the server.
@@ -25,16 +29,17 @@ from dataclasses import dataclass, field, replace
 from look import kernel
 
 from . import clients
-from .rows import Traits, is_hello
+from .rows import Traits, is_hello, is_success
 from .server import ServerError
 from .waiting import until
 
 VERDICTS = {
     "n/a": "the case cannot arise for this server",
     "dead": "the server has ended, and was not meant to",
-    "frozen": "a bystander was not served within 3 s",
+    "frozen": "a bystander was not served within 3 s, and the server's own deadline, if it has one",
     "spinning": "the server has nothing left to do, and uses over 5% of a core",
-    "leaking": "after 20 repeats, descriptors or memory stay",
+    "leaking": "after 20 repeats, descriptors or memory stay, or what one client sends is kept"
+    " without end",
     "wrong": "what the client got is not what it should get",
     "ends": "the server answered as it should, and ended, as it was meant to",
     "ok": "none of these",
@@ -47,6 +52,7 @@ MOST_WORK = 9  # seconds of CPU time that a server may take to work off what was
 MOST_WATCHED = 60  # seconds that it is watched for that: on a busy machine it gets little of a core
 BUSY_WINDOWS = 2  # in a row, with nothing to do, that make a server a spinning one
 REPEATS = 20
+LEAST_TAKEN = 1_000_000  # bytes from one client, of which it should not keep most
 ALLOCATOR_MAY_KEEP = 256 * 1024  # bytes, without being called a leak
 
 
@@ -68,13 +74,14 @@ class Verdict:
 def judge(row, start, traits=None):
     """Play one cell; return its Verdict. The server is gone when this returns.
 
-    row: a rows.Row. start: a function that starts the server and returns it. traits: its Traits,
-    none unless given. Raises ServerError if it does not start at all.
+    row: a rows.Row. start: a function that starts the server and returns it; what the row needs is
+    asked of it by name, as long_answer=True or log_file=True. traits: its Traits, none unless
+    given. Raises ServerError if it does not start at all.
     """
     traits = traits or Traits()
     if why_not := row.not_applicable(traits):
         return Verdict("n/a", why_not)
-    with start() as server:
+    with start(**dict.fromkeys(row.needs, True)) as server:
         return _Scene(row, traits, server).verdict()
 
 
@@ -84,20 +91,25 @@ class _Scene:
     def __init__(self, row, traits, server):
         self.row, self.traits, self.server = row, traits, server
         self.talk = None  # the awkward client's
+        lasts = row and (row.overstays or row.ends)
+        self.patience = PATIENCE + (traits.deadline if lasts else 0)
 
     def verdict(self):
         """Play the scene to its end, which may come early: the server may not even listen."""
         try:
-            found = self._play()
+            found = self._play_to_its_end() if self.row.ends else self._play()
         except TimeoutError:
-            found = Verdict("frozen", f"it took no connection for {PATIENCE} s")
+            found = Verdict("frozen", f"it took no connection for {self.patience} s")
         except ConnectionError:
             found = Verdict("dead", self._last_words("it refused a connection"))
         return replace(found, events=self._events())
 
     def _play(self):
         with self._connect("the awkward one") as self.talk:
-            fate = self._act_beside_bystanders(self.talk)
+            if self.row.overstays:
+                fate = self._act_before_a_bystander(self.talk)
+            else:
+                fate = self._act_beside_bystanders(self.talk)
             if fate == "dropped":  # a server that drops connections may be about to end
                 self._wait(self._has_ended, PATIENCE)
             elif fate == "served":
@@ -106,13 +118,15 @@ class _Scene:
                 return self._ended()
             if fate != "served":
                 how = "was dropped" if fate == "dropped" else "got nothing"
-                return Verdict("frozen", f"a bystander {how} in {PATIENCE} s")
+                return Verdict("frozen", f"a bystander {how} in {self.patience} s")
             if spinning := self._spins():
                 return Verdict("spinning", spinning)
             if self._has_ended():
                 return self._ended()
+            if kept := self._keeps():
+                return Verdict("leaking", kept)
             right = self.row.expects(self.talk)
-            stays = not (self.talk.ended or self.talk.is_closed)
+            stays = self.row.overstays or not (self.talk.ended or self.talk.is_closed)
         # A client that is still there needs its descriptor: only one that has left can leak it.
         lasting = None if stays else self._repeat()
         return lasting or (Verdict("ok") if right else self._wrong())
@@ -124,7 +138,7 @@ class _Scene:
         self._wait(lambda: not kernel.queues_of(bystander.socket)[1], 1)  # it has arrived
         acting = threading.Thread(target=self._act, args=[talk])
         acting.start()
-        fate = _fate(bystander)
+        fate = self._fate(bystander)
         if fate == "served":
             self._wait(lambda: talk.has_said_all or not acting.is_alive(), 3 * PATIENCE)
             fate = self._ask("a late bystander")
@@ -132,14 +146,50 @@ class _Scene:
         acting.join()
         return fate
 
+    def _act_before_a_bystander(self, talk):
+        """Play the act, and let a bystander come when all are there; return its fate."""
+        self._act(talk)
+        try:
+            return self._ask("a late bystander")
+        except ConnectionError:
+            if self.traits.answers_once:  # and has answered one of those that overstay
+                return "dropped"
+            raise
+        finally:
+            talk.stop_sending()
+
+    def _play_to_its_end(self):
+        """Play an act in which the server is told to end."""
+        with self._connect("the awkward one") as self.talk:
+            self._act(self.talk)
+            told = [when for when, what, _ in self.talk.events if what == "SIGTERM"]
+            if not told and not self._has_ended():
+                return Verdict("frozen", "the client could not do what it came for")
+            deadline = max(told, default=0) + self.patience
+            if not self._wait(self._has_ended, deadline - time.monotonic()):
+                return Verdict("wrong", f"it has not ended {self.patience} s after SIGTERM")
+            status = self.server.wait()
+            if status or "Traceback" in self.server.errors():
+                return Verdict("dead", self._last_words(f"exit status {status}"))
+            return Verdict("ends") if self.row.expects(self.talk) else self._wrong()
+
     def _connect(self, name):
-        return clients.Conversation(self.server.address, name, PATIENCE)
+        return clients.Conversation(self.server.address, name, self.patience)
 
     def _ask(self, name):
         """Let one more bystander come and ask; return its fate."""
         bystander = self._connect(name)
         bystander.send(clients.REQUEST)
-        return _fate(bystander)
+        return self._fate(bystander)
+
+    def _fate(self, bystander):
+        """Read a bystander's answer, and say how it fared: served, dropped or waiting."""
+        with bystander:
+            bystander.read_all()
+        is_right = is_success if "long_answer" in self.row.needs else is_hello
+        if any(map(is_right, bystander.answers())):
+            return "served"
+        return "dropped" if bystander.ended else "waiting"
 
     def _act(self, talk):
         """Play the act, which may well fail: the server may be gone, or no longer read."""
@@ -207,7 +257,19 @@ class _Scene:
             self.server.wait(PATIENCE)
         return self.server.last_words() or otherwise
 
+    def _keeps(self):
+        """Say how much of what one client has sent is kept, if it is most of much; or nothing."""
+        if not self.talk.taken:
+            return ""
+        before, taken = self.talk.taken
+        kept = self.server.memory() - before
+        if taken < LEAST_TAKEN or kept < taken / 2:
+            return ""
+        return f"{taken / 1e6:.0f} MB of one header are kept"
+
     def _wrong(self):
+        if self.talk.fault:
+            return Verdict("wrong", self.talk.fault)
         answers = ", ".join(map(str, self.talk.answers())) or "no answer"
         return Verdict("wrong", f"the client got {answers}, then: {self.talk.ended or 'silence'}")
 
@@ -257,12 +319,3 @@ class _Scene:
             raise TimeoutError("it does not come to rest")
         if self._has_ended():
             raise ConnectionError("the server has ended")
-
-
-def _fate(bystander):
-    """Read a bystander's answer, and say how it fared: served, dropped or waiting."""
-    with bystander:
-        bystander.read_all()
-    if any(map(is_hello, bystander.answers())):
-        return "served"
-    return "dropped" if bystander.ended else "waiting"

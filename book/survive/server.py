@@ -58,10 +58,10 @@ def says_where(server, seconds):
 
     Returns (host, port). Raises ServerError when it prints something else, nothing, or ends.
     """
-    server.console.wait_for(lambda: "\n" in server.console.text(), seconds)
-    first = server.console.text().partition("\n")[0]
+    server.printed(lambda text: "\n" in text, seconds)
+    first = server.printed().partition("\n")[0]
     host, _, port = first.rpartition(":")
-    if not server.console.text():
+    if not server.printed():
         raise _never_ready(server, f"printed nothing for {seconds} s.", seconds)
     if not host.startswith("listening on ") or not port.isdecimal():
         raise ServerError(
@@ -106,17 +106,20 @@ class Server:
 
     command: its words. ready: a function (server, seconds) that waits until it listens and returns
     (host, port), or raises ServerError. name: what messages call it. inherit: descriptors that it
-    gets. seconds: how long it may take to be ready.
+    gets. seconds: how long it may take to be ready. log_file: have its standard output go to a file
+    in its scratch folder, whose path is `log`, and not to a pipe that we read.
 
     Raises ServerError, with what the server has said, if it ends instead, at once.
     """
 
-    def __init__(self, command, ready=says_where, name=None, inherit=(), seconds=10):
+    def __init__(
+        self, command, ready=says_where, name=None, inherit=(), seconds=10, log_file=False
+    ):
         self.name = name or Path(command[0]).name
-        self.port = self.address = None
+        self.port = self.address = self.log = None
         if not shutil.which(command[0]):
             raise ServerError(f"There is no program {command[0]}.")
-        self._start(command, inherit)
+        self._start(command, inherit, log_file)
         try:
             self.address = ready(self, seconds)
             self.port = self.address[1]
@@ -124,16 +127,18 @@ class Server:
             self.stop(signal.SIGKILL)
             raise
 
-    def _start(self, command, inherit):
+    def _start(self, command, inherit, log_file):
         # For its temporary files: it may be killed before it can remove them.
         self._scratch = tempfile.TemporaryDirectory(prefix=f"{Path(self.name).stem}-")
+        self.log = Path(self._scratch.name, "log") if log_file else None
         read_end, self._lifeline = os.pipe()
         try:
-            with STARTING:
+            with STARTING, contextlib.ExitStack() as files:
+                log = files.enter_context(self.log.open("xb")) if log_file else subprocess.PIPE
                 self.process = subprocess.Popen(
                     [*_limited(), *command],
                     stdin=read_end,
-                    stdout=subprocess.PIPE,
+                    stdout=log,
                     stderr=subprocess.PIPE,
                     # Jupyter asks for colours, and from 3.13 tracebacks would have them.
                     env={**os.environ, "PYTHON_COLORS": "0", "TMPDIR": self._scratch.name},
@@ -251,9 +256,27 @@ class Server:
 
     # What it prints
 
+    def printed(self, condition=None, seconds=0):
+        """Return all it printed, as text.
+
+        condition: wait until it is true of the text, or so many seconds have passed, or nothing
+        more can come.
+        """
+
+        def text():
+            return self.log.read_text("utf-8", "backslashreplace") if self.log else console.text()
+
+        console = self.console
+        if condition and self.log:  # nobody tells us when a file grows
+            with contextlib.suppress(TimeoutError):
+                until(lambda: condition(text()) or console.has_ended(), seconds)
+        elif condition:
+            console.wait_for(lambda: condition(text()), seconds)
+        return text()
+
     def output(self):
         """Return all it printed after `listening on …`, as text."""
-        return self.console.text().partition("\n")[2]
+        return self.printed().partition("\n")[2]
 
     def errors(self):
         """Return all it wrote to standard error, as text."""
@@ -265,14 +288,17 @@ class Server:
 
     def wait_for(self, text, times=1, seconds=5):
         """Wait until it has printed text so often. Raises ServerError when it does not."""
-        printed = self.console.wait_for(lambda: self.console.text().count(text) >= times, seconds)
-        if not printed:
+        if self.printed(lambda printed: printed.count(text) >= times, seconds).count(text) < times:
             raise ServerError(f"{self.name} has not printed {text!r}. {self.last_words()}")
 
     def close_console(self):
         """Close the pipe that it prints into, as when a `| head` has seen enough."""
         with STARTING:
             self.console.hang_up("stdout")
+
+    def fill_console(self):
+        """Fill the pipe that it prints into, and read it no more, until it is stopped."""
+        self.console.fill("stdout")
 
     # What all of its processes have and do
 
@@ -330,18 +356,19 @@ def _limited():
     return ["/bin/sh", "-c", f'ulimit -S -t {seconds}; exec "$@"', "sh"]
 
 
-def serve(path, *arguments, before=(), inherit=(), seconds=10):
+def serve(path, *arguments, before=(), inherit=(), seconds=10, log_file=False):
     """Start `python path 0 [arguments]`, a program that prints where it listens, as Server.
 
     before: what stands between the interpreter and the path (a recorder puts itself there).
-    inherit, seconds: as Server has them. Raises ServerError, also when there is no such file.
+    inherit, seconds, log_file: as Server has them. Raises ServerError, also when there is no such
+    file.
     """
     path = Path(path)
     if not path.is_file():
         raise ServerError(f"There is no {path}: run the cell that writes it first.")
     program = [str(path), "0", *map(str, arguments)]
     command = [sys.executable, "-u", *before, *program]
-    return Server(command, name=path.name, inherit=inherit, seconds=seconds)
+    return Server(command, name=path.name, inherit=inherit, seconds=seconds, log_file=log_file)
 
 
 _reserved = []  # abstract sockets: they hold a port for this process, and go with it
