@@ -1,14 +1,16 @@
 """The smallest loop: how long it is, what it survives, and that each of its lines is tried."""
 
 import ast
+import re
 
 import pytest
 
 import lab
-from conftest import KEPT, ROOT, SERVERS
+from conftest import KEPT, ROOT, SERVERS, printed
 from lab import notebooks
 
 PAGE = "smallest_loop"
+CHAPTER = ROOT / "book" / f"{PAGE}.ipynb"
 LISTING = notebooks.program(PAGE, f"{PAGE}.py")
 START, END = LISTING.index("class Client:"), LISTING.index('if __name__ == "__main__":')
 LOOP = [line for line in LISTING[START:END].splitlines() if line.strip()]
@@ -47,21 +49,37 @@ def test_it_has_forty_three_lines():
     assert len(LOOP) == 43 < 45, "“Forty-three lines of Python are enough for a socket server”"
 
 
-def test_no_client_of_the_matrix_does_it_harm():
+def test_no_single_client_of_the_matrix_does_it_harm():
     words = {client: word for (client, label), word in WORDS.items() if label == "loop"}
     assert len(words) == len(lab.rows.ROWS)
     harmed = {client: word for client, word in words.items() if word != "ok"}
-    assert harmed == {"never reads a long answer": "n/a"}, (
-        "“that no client of the survival matrix freezes, kills or makes spin: `Client` and `serve` "
-        "in this file”; “As it is, the loop is `ok` with all of them”; “In the matrix, *says "
-        "nothing* and *a header without end* are `ok`, as nobody else suffers”"
+    many = {row.name for row in lab.rows.ROWS if row.overstays}
+    assert {harmed.pop(client) for client in many} == {"frozen"}
+    told = {row.name for row in lab.rows.ROWS if row.ends}
+    assert {harmed.pop(client) for client in told} == {"dead"}, (
+        "“Of that signal the loop dies at once”"
     )
+    assert harmed == {"a header without end": "leaking", "its log's disk full then not": "n/a"}, (
+        "“that no single client of the survival matrix freezes, kills or makes spin: `Client` and "
+        "`serve` in this file”; “In the matrix, *says nothing* is `ok`, as nobody else suffers. "
+        "With *a header without end* the loop is `leaking`, and with *silent at the descriptor "
+        "limit* it is `frozen`”"
+    )
+    tables = [printed(PAGE, cell["id"]) for cell in notebooks.cells(CHAPTER) if plays(cell)]
+    come_by = set(re.findall(r"\| \w+ \(([\w ]+)\)$", "\n".join(tables), re.MULTILINE))
+    assert len(come_by) > 5 and {words[client] for client in come_by} == {"ok"}, (
+        "“As it is, the loop is `ok` with all who come by here”"
+    )
+
+
+def plays(cell):
+    return cell["cell_type"] == "code" and "seen = play(" in "".join(cell["source"])
 
 
 def originals():
     """Yield what the page's cells change in the listing: the keys of their dictionaries."""
     names = {}
-    for cell in notebooks.cells(ROOT / "book" / f"{PAGE}.ipynb"):
+    for cell in notebooks.cells(CHAPTER):
         source = "".join(cell["source"])
         if cell["cell_type"] != "code" or source.startswith("%%"):
             continue
@@ -180,9 +198,13 @@ def test_what_chapter_10_has_besides():
         "“has one for a client who stays after its last answer, and has the kernel find out who "
         "has vanished”"
     )
-    others = ten.count("self.deadlines[fd] =") - 1
-    assert not others and not any("settimeout(" in code for code in codes.values()), (
-        "“For silence no server of this book has one yet”"
+    kinds = [row.name for row in lab.rows.ROWS if row.overstays or row.ends]
+    eleven = (ROOT / "code" / "11_hardened.py").read_text(encoding="utf-8")
+    phases = re.findall(r'^    \("(\w+)", \d', eleven, re.MULTILINE)
+    assert phases == ["idle", "header", "body", "write", "drain"]
+    assert {WORDS[kind, "11"] for kind in kinds} == {"ok", "ends"}, (
+        "“Chapter 11's server has one for everything, and answers whoever waits when `SIGTERM` "
+        "comes”"
     )
 
 
