@@ -51,10 +51,8 @@ NO_ROOM = {errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 KNOWN = {method.value.encode() for method in http.HTTPMethod}
 TELLING = {b"connection", b"content-length", b"transfer-encoding", b"expect"}
-LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-IN_HOST = LETTERS + b"0123456789-._~!$&'()*+,;=:%[]"  # RFC 3986, 3.2.2
-TARGET = re.compile(rb"/|[A-Za-z]+://[^/?#:]")  # of other methods than these two:
-OTHER_TARGETS = (b"OPTIONS", b"CONNECT")
+HOST = re.compile(rb"[\w.~!$&'()*+,;=:%[\]-]*", re.ASCII)  # RFC 3986, 3.2.2
+TARGET = re.compile(rb"/|[A-Za-z]+://[^/?#:]")  # but for OPTIONS and CONNECT
 
 
 def make_answer(status, is_head, is_last):
@@ -119,7 +117,7 @@ class Request:
         if name == b"host":
             self.hosts += 1
             if value != self.host:
-                if value.strip().translate(None, IN_HOST):
+                if not HOST.fullmatch(value.strip()):
                     self.refuse(400)
                 self.host = value
         elif name in TELLING:
@@ -147,11 +145,11 @@ class Request:
         length = int(fields.get(b"content-length", b"").lstrip(b"0") or 0)
         if version not in ("1.0", "1.1"):
             self.refuse(505)
-        if self.hosts > 1 or (version == "1.1" and not self.hosts):
+        is_aimed = TARGET.match(self.target) or self.method in (b"OPTIONS", b"CONNECT")
+        if self.hosts > 1 or (version == "1.1" and not self.hosts) or not is_aimed:
             self.refuse(400)
-        if not TARGET.match(self.target) and self.method not in OTHER_TARGETS:
-            self.refuse(400)
-        if version == "1.0" and (coding or self.is_rtsp()):
+        # RTSP has a version 1.0, too, and httptools doesn't say whose it is.
+        if version == "1.0" and (coding or b" RTSP/1.0\r\n" in self.header):
             self.refuse(400)
         if coding and coding != b"chunked":
             self.refuse(501)
@@ -166,10 +164,6 @@ class Request:
                 self.refuse(self.status)  # at once: it need not send its body
             if coding or length:
                 self.client.unsent.extend(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def is_rtsp(self):
-        """Tell whether it is RTSP, of which httptools gives the version alone."""
-        return b" RTSP/1.0\r\n" in self.header
 
     def on_message_complete(self):
         if self.fields and not self.parser.should_keep_alive():
@@ -257,17 +251,18 @@ class Log:
             self.lost += 1
 
     def write(self, line):
-        """Write a line if there is room; tell whether there was.
+        """Write a line if there is room for it, and tell whether there was.
 
-        A pipe that is writable has room for a page, pipe(7).
+        A pipe that is ready for writing has room for a page, pipe(7).
         """
+        if self.fd is None or not self.output.poll(0):
+            return False
         try:
-            has_room = self.fd is not None and self.output.poll(0)
-            return os.write(self.fd, line) if has_room else 0
+            return os.write(self.fd, line) == len(line)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 self.fd = None  # nobody reads it any more
-            return 0
+            return False
 
 
 class Loop:
@@ -280,7 +275,7 @@ class Loop:
         self.listener, self.signals, self.seconds = listener, signals, seconds
         self.most, self.log = most, log
         self.epoll, self.clients, self.fresh = select.epoll(), {}, Request(self)
-        self.answers_until = -math.inf
+        self.answers, self.answers_until = {}, -math.inf
         self.deadlines, self.pause, self.end = Deadlines(), Timer(), Timer()
         self.is_open, self.is_draining, self.is_over = True, False, False
         self.now = time.monotonic()
@@ -433,7 +428,7 @@ class Loop:
             client.socket.shutdown(socket.SHUT_WR)
             self.enter(client, "farewell")
         else:
-            self.enter(client, phase_of(client))
+            self.enter(client, phase_of(client) if client.request else "idle")
 
     def watch(self, client, events):
         client.watched = events
@@ -470,7 +465,7 @@ class Loop:
         del self.clients[client.fd]
         self.deadlines.remove(client)
         if client.request:
-            client.request.parser = None
+            client.request.parser = client.request.client = None
         client.socket.close()  # and is off the list
         if not (self.is_open or self.is_draining):
             self.open_door()
@@ -497,9 +492,8 @@ class Loop:
 
 def phase_of(client):
     """Return the phase of a client to whom nothing is unsent."""
-    if not client.request:
-        return "idle"
-    return "body" if client.request.has_header else "header"
+    has_header = client.request and client.request.has_header
+    return "body" if has_header else "header" if client.request else "idle"
 
 
 def prepare(listener):
