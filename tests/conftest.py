@@ -1,6 +1,7 @@
 """What the tests share: servers written on the spot, and a search for leftovers."""
 
 import contextlib
+import re
 import socket
 import textwrap
 import threading
@@ -98,6 +99,14 @@ def said(view):
 def until_waiting(server, clients):
     """Wait until so many clients are in a server's accept queue."""
     lab.until(lambda: kernel.find_socket(server.address).unread == clients)
+
+
+def is_refused(done, says):
+    """Tell whether a process has ended as who complains does: in one line, with status 2."""
+    lines = done.stderr.splitlines()
+    return (done.returncode, done.stdout, len(lines)) == (2, "", 1) and bool(
+        re.search(says, lines[0])
+    )
 
 
 @pytest.fixture

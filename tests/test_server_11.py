@@ -4,6 +4,7 @@ The loop runs in this process (stage.py): a minute takes no time, and is exact. 
 of its own, and TCP, is in test_server_11_process.py.
 """
 
+import gc
 import random
 
 import pytest
@@ -382,3 +383,54 @@ def test_a_second_signal_ends_it_at_once(played, pause):
         raise AssertionError("it goes on")
 
     assert one.has_ended
+
+
+# Nothing stays
+
+
+def test_whoever_leaves_however_leaves_no_object(stage):
+    """Nor a deadline; without the garbage collector, which comes when it likes."""
+    one = stage(5000, idle=100)
+    request = one.module.Request
+
+    def script():
+        kinds = [
+            b"",
+            b"\r\n",
+            KEPT,
+            KEPT[:9],
+            KEPT + KEPT[:9],
+            CLOSING,
+            b"BREW\r\n",
+            POST[:-3] + b"\r\n\r\n",
+        ]
+        kinds += [POST + b"Content-Length: 9\r\n\r\nhe", POST + b"Content-Length: 2000000\r\n\r\n"]
+        kinds += [KEPT[:-2] + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n", KEPT + CLOSING]
+        for seconds in (0, 0, 11, 31, 101):
+            for _ in range(50):
+                peers = [one.connect() for _ in kinds]
+                for peer, asked in zip(peers, kinds, strict=True):
+                    peer.send(asked)
+                yield 0
+                if not seconds:
+                    for peer in peers:
+                        peer.socket.close()
+                    one.peers.clear()
+                    yield 0
+            yield seconds
+            yield 31  # those that got an answer late
+            for peer in one.peers:
+                peer.socket.close()
+            one.peers.clear()
+            yield 0.5
+            assert one.clients() == 0 and not any(one.loop.deadlines.ticks.values())
+            assert len(one.loop.deadlines.ticks) <= 500
+            there = [each for each in gc.get_objects() if type(each) is request]
+            assert len(there) <= 10, f"{len(there)} requests are left, of hundreds"
+
+    gc.collect()
+    gc.disable()
+    try:
+        one.play(script())
+    finally:
+        gc.enable()

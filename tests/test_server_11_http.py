@@ -110,7 +110,9 @@ def test_the_answer_has_thirteen_bytes_a_length_a_type_and_a_date(ask):
 def test_head_is_told_what_get_would_be_and_gets_no_body(ask):
     """RFC 9110, 9.3.2."""
     get, head = ask(KEPT).received, ask(HEAD).received
-    assert head.endswith(b"\r\n\r\n") and header(head) == header(get)
+    assert head.endswith(b"\r\n\r\n")
+    told, due = header(head), header(get)
+    assert told.pop("date") and due.pop("date") and told == due
 
 
 def test_a_head_among_others_does_not_shift_them(ask):
