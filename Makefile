@@ -11,7 +11,7 @@ export PYTHONUTF8 := 1
 # What `git diff` shows of a notebook; its file, where that can't be made into text.
 TEXTCONV := f() { python3 book/_press/notebook_text.py "$$1" 2>/dev/null || cat "$$1"; }; f
 
-.PHONY: book test jupyter code notebooks prose lint constraints newest clean
+.PHONY: book test jupyter code notebooks prose lint bench constraints newest clean
 
 book: $(VENV)/ready
 	@$(PY) -m _press build
@@ -37,6 +37,10 @@ prose: $(VENV)/ready
 
 lint: $(VENV)/ready
 	@$(PY) -m ruff check .
+
+# Measure what a request costs each server, and store it; some six minutes, on an idle machine.
+bench: $(VENV)/ready
+	@$(PY) -m _press bench
 
 # Pin anew what requirements.txt brings along; after a change of it, or to move on to newer versions.
 constraints:

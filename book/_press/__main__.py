@@ -13,6 +13,7 @@ fresh [NAME …]    the same; new pictures are stored as well where nothing else
 prose [NAME …]    print what no assertion ties of the prose, of all pages or of those named
 build             build the site, and look.pyz with it, into _build/html
 constraints       write constraints.txt anew, with the newest that goes with requirements.txt
+bench             measure what servers cost under load, and store it
 newest            test and build with the newest of everything; say what differs, what breaks"""
 
 match sys.argv[1:]:
@@ -32,6 +33,10 @@ match sys.argv[1:]:
         from .build import build
 
         build()
+    case ["bench"]:
+        from .bench import bench
+
+        bench()
     case ["constraints"]:
         from .versions import write_constraints
 

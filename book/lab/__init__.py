@@ -7,6 +7,7 @@ article    the claims and the defects             notebooks the pages as files
 experiment the words that cells are written in    measured  values in bands, tables of them
 steps      a run's calls, and what was watched    masks     what epoll reports, and when
 states     what state a TCP connection is in, and why
+bench      what a request costs servers under load: stored, and measured
 
 Two more rooms stand beside this one, and need nothing but Python: `survive` (servers, clients, the
 awkward ones, the scene that judges them) and `look` (the kernel's view, and a look at any process).
@@ -42,7 +43,7 @@ from survive.rows import Traits  # noqa: E402
 from survive.server import Server, ServerError, free_port, serve  # noqa: E402
 from survive.waiting import until, until_at_rest, until_blocked  # noqa: E402
 
-from . import article, cost, crowd, matrix, notebooks, session, show, states  # noqa: E402
+from . import article, bench, cost, crowd, matrix, notebooks, session, show, states  # noqa: E402
 from .article import (  # noqa: E402
     CLAIM_WORDS,
     by_chapter,
@@ -91,12 +92,12 @@ if _shell:
 __all__ = [
     "CLAIM_WORDS", "REQUEST", "Asker", "Conversation", "Crowd", "Masks", "Server", "ServerError",
     "Steps", "Table", "Traits", "about", "article", "as_pid_1", "ask_all", "asleep", "at_rest",
-    "awkward", "both_ends", "by_chapter", "check", "check_stays", "claims", "clients", "connect",
-    "cost", "crowd", "defects", "edited", "entries", "fill", "free_port", "get", "inherited",
-    "kernel", "list_defects", "listed", "look_at", "matrix", "names", "notebooks", "outcome",
-    "pair", "proofs", "raised", "record", "report", "reported", "reset", "rows", "run_in_child",
-    "say_solved", "scene", "send_without_copying", "serve", "session", "settled", "show",
-    "signalled", "sleeping", "start", "states", "stop_all", "timed", "tls_pair", "together", "told",
-    "tried", "until", "until_at_rest", "until_blocked", "until_threads", "variant", "verdicts",
-    "within", "woken", "woken_by",
+    "awkward", "bench", "both_ends", "by_chapter", "check", "check_stays", "claims", "clients",
+    "connect", "cost", "crowd", "defects", "edited", "entries", "fill", "free_port", "get",
+    "inherited", "kernel", "list_defects", "listed", "look_at", "matrix", "names", "notebooks",
+    "outcome", "pair", "proofs", "raised", "record", "report", "reported", "reset", "rows",
+    "run_in_child", "say_solved", "scene", "send_without_copying", "serve", "session", "settled",
+    "show", "signalled", "sleeping", "start", "states", "stop_all", "timed", "tls_pair", "together",
+    "told", "tried", "until", "until_at_rest", "until_blocked", "until_threads", "variant",
+    "verdicts", "within", "woken", "woken_by",
 ]  # fmt: skip

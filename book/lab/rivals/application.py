@@ -1,0 +1,8 @@
+"""A plain ASGI application, for uvicorn and granian."""
+
+HEADERS = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
+
+
+async def application(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": b"Hello, world!"})
