@@ -187,13 +187,14 @@ async def keeps_and_asks(visit):
     for _ in range(visit.chance.randint(2, 10)):
         await asyncio.sleep(visit.chance.choice([0, 0, 0.05]))
         asked, due = request(visit.chance)
+        asks = time.monotonic()
         await visit.send(asked)
         all_due += due
         await visit.receive(len(all_due))
         visit.judge(all_due)
         if visit.late:
             return
-        visit.began = time.monotonic()
+        visit.began = asks  # the server may have answered at once
 
 
 async def pipelines(visit):
@@ -360,8 +361,9 @@ async def reads_slowly(visit):
     number = visit.chance.randint(1000, 30_000)
     due = answer(200) * number
     sending = asyncio.ensure_future(visit.send(KEPT * number))
+    until = min(visit.storm.until, visit.began + 5)
     try:
-        while not visit.end and len(visit.raw) < len(due) and not visit.storm.is_over():
+        while not visit.end and len(visit.raw) < len(due) and time.monotonic() < until:
             await visit.receive(len(visit.raw) + 1, visit.chance.choice([100, 65536, 300_000]))
             await asyncio.sleep(visit.chance.choice([0, 0, 0.1]))
     finally:
