@@ -222,7 +222,7 @@ def test_ab_that_finds_nobody_is_told(serving):
 
 
 def test_a_false_alarm_is_no_error(monkeypatch):
-    """A child being started still holds a closed socket: its event comes to the next of its number."""
+    """A child being started still holds a closed socket: its event goes to the next one."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         asker = crowd.Asker(listener.getsockname())
         alarms, go_on = [BlockingIOError(), BlockingIOError()], asker._go_on
