@@ -45,7 +45,8 @@ DEADLINES = [  # seconds, unless the command line says otherwise
 SECONDS = {"farewell": 2, "last call": 1, "pause": 1}
 PROBE_AFTER, PROBE_EVERY, VANISHED = 30, 10, 60  # seconds: see prepare
 
-SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# The last one is epoll_ctl's: a user may watch so many descriptors, and no more.
+SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC}
 BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}  # the listener itself
 NO_ROOM = {errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -84,12 +85,12 @@ class Request:
         self.loop, self.client, self.host = loop, None, None
         self.parser = httptools.HttpRequestParser(self)
         self.is_begun, self.has_header, self.room = False, False, HEADER_BYTES
-        self.method = self.target = self.header = b""
+        self.method, self.target, self.header, self.bodiless = b"", b"", b"", 0
 
     def feed(self, data):
         """Parse data, and refuse a header or a body that has got too long."""
-        if not self.has_header:
-            self.header = self.header + data if self.is_begun else data
+        in_header = self.is_begun and not self.has_header
+        self.header = self.header + data if in_header else data
         while len(data) >= self.room:
             piece, data = data[: self.room], data[self.room :]
             self.room = 0
@@ -97,7 +98,10 @@ class Request:
             if not self.room:  # the end of the header, or of the body, was not there
                 self.refuse(413 if self.has_header else 431)
         self.room -= len(data)
+        self.bodiless += len(data)
         self.parser.feed_data(data)
+        if self.has_header and self.bodiless > HEADER_BYTES:
+            self.refuse(431)  # sizes of chunks, or trailers, without end
 
     def refuse(self, status):
         self.status = status
@@ -114,7 +118,9 @@ class Request:
 
     def on_header(self, name, value):
         name = name.lower()
-        if name == b"host":
+        if self.has_header:
+            pass  # a trailer
+        elif name == b"host":
             self.hosts += 1
             if value != self.host:
                 if not HOST.fullmatch(value.strip()):
@@ -127,7 +133,7 @@ class Request:
             self.fields[name] = value
 
     def on_headers_complete(self):
-        self.has_header, self.room = True, BODY_BYTES
+        self.has_header, self.room, self.bodiless = True, BODY_BYTES, 0
         self.method = self.parser.get_method()
         self.is_last = not self.parser.should_keep_alive()
         if self.method not in (b"GET", b"HEAD"):
@@ -164,6 +170,9 @@ class Request:
                 self.refuse(self.status)  # at once: it need not send its body
             if coding or length:
                 self.client.unsent.extend(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, piece):
+        self.bodiless = 0
 
     def on_message_complete(self):
         if self.fields and not self.parser.should_keep_alive():
@@ -232,9 +241,10 @@ class Log:
     """A line for each answer on standard output, which is never waited for."""
 
     def __init__(self):
-        self.fd, self.lost = sys.stdout.fileno(), 0
+        self.fd, self.lost = sys.stdout.fileno() if sys.stdout else None, 0
         self.output = select.poll()
-        self.output.register(self.fd, select.POLLOUT)
+        if sys.stdout:
+            self.output.register(self.fd, select.POLLOUT)
 
     def say(self, request):
         asked = repr(request.method + b" " + request.target)[2:-1]
@@ -319,6 +329,8 @@ class Loop:
                 return self.close_door()
             try:
                 connection, _ = self.listener.accept()
+                connection.setblocking(False)
+                self.epoll.register(connection, select.EPOLLIN)
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -328,10 +340,8 @@ class Loop:
                     self.enter(self.pause, "pause")
                     return self.close_door()
                 continue  # that newcomer's own, accept(2)
-            connection.setblocking(False)
             client = Client(connection)
             self.clients[client.fd] = client
-            self.epoll.register(client.fd, select.EPOLLIN)
             self.enter(client, "idle")
         return True
 
@@ -446,6 +456,8 @@ class Loop:
             self.open_door()
         elif who is self.end:
             self.is_over = True
+        elif self.has_acted(who):
+            pass
         elif who.phase in ("header", "body"):
             self.refuse(who.request, 408)
             self.hand_over(who, who.request)
@@ -454,6 +466,11 @@ class Loop:
             self.reset(who)
         else:
             self.drop(who)
+
+    def has_acted(self, client):
+        """Serve a client once more: it may have acted while we were stopped."""
+        self.serve(client.fd)
+        return self.clients.get(client.fd) is not client or client.due > self.now
 
     def reset(self, client):
         """Drop a client with all that the kernel holds for it, socket(7)."""
@@ -574,8 +591,8 @@ def options():
     if not 0 <= asked.port <= 65535:
         complain("give one port, a number from 0 (any free one) to 65535")
     asked.seconds = {name: getattr(asked, f"{name}_timeout") for name, *_ in DEADLINES}
-    if not all(0 < seconds < math.inf for seconds in asked.seconds.values()):
-        complain("give each timeout in seconds, more than 0")
+    if not all(0 < seconds <= 86_400 for seconds in asked.seconds.values()):
+        complain("give each timeout in seconds, more than 0 and at most a day")
     if asked.max_connections < 0:
         complain("--max-connections: give a number, or 0 for what the limit allows")
     return asked
@@ -586,9 +603,11 @@ def main():
     signals, asked = watch_signals(), options()
     most = most_clients(asked.max_connections)
     with take_over() or listen(asked.port) as listener:
-        print("listening on {}:{}".format(*listener.getsockname()), flush=True)
-        log = Log() if asked.verbose and sys.stdout else None
-        Loop(listener, signals, SECONDS | asked.seconds, most, log).run()
+        host, number = listener.getsockname()[:2]
+        log = Log()
+        log.write(b"listening on %b:%d\n" % (host.encode(), number))
+        seconds = SECONDS | asked.seconds
+        Loop(listener, signals, seconds, most, log if asked.verbose else None).run()
 
 
 def complain(reason):
