@@ -19,6 +19,7 @@ from survive.clients import reset, vanish
 PATIENCE = 30  # seconds, for a whole visit
 MARGIN = 0.3  # seconds before a deadline: who is so late himself is not judged; the server, when
 # it is stopped between two looks at the clock, may give somebody up so much sooner
+TICK = 0.02  # seconds
 DATE = b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
 ANY_DATE = re.compile(rb"Date: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT\r\n")
 PHRASES = {200: "OK", 405: "Method Not Allowed", 501: "Not Implemented", 408: "Request Timeout"}
@@ -259,6 +260,7 @@ async def expects(visit):
         visit.judge(answer(405, is_last=True))
         return
     await visit.receive(len(CONTINUE))
+    visit.late |= time.monotonic() - visit.began > visit.storm.deadline - MARGIN
     visit.judge(CONTINUE)
     if not visit.late:
         await visit.send(body)
@@ -429,6 +431,7 @@ class Storm:
         self.server, self.address = server, server.address
         self.chance, self.deadline, self.crowd = random.Random(seed), deadline, crowd
         self.counted, self.wrong = collections.Counter(), []
+        self._behind, self._ticked = 0, time.monotonic()
 
     def rage(self, seconds, ends=False):
         """Let it rage; ends: the server is told to end meanwhile, and nothing is asserted then."""
@@ -437,10 +440,21 @@ class Storm:
     async def _rage(self, seconds, ends):
         self.until, self.ends = time.monotonic() + seconds, ends
         visitors = [self._visit_again() for _ in range(self.crowd)]
+        ticking = asyncio.ensure_future(self._tick())
         await asyncio.gather(*visitors, self._stop_now_and_then())
+        ticking.cancel()
 
     def is_over(self):
         return time.monotonic() > self.until or len(self.wrong) > 20
+
+    async def _tick(self):
+        while True:
+            await asyncio.sleep(TICK)
+            self._behind, self._ticked = self.behind(), time.monotonic()
+
+    def behind(self):
+        """Return how many seconds this thread has come too late, all in all: a busy machine."""
+        return self._behind + max(0, time.monotonic() - self._ticked - TICK)
 
     async def _visit_again(self):
         while not self.is_over():

@@ -26,7 +26,7 @@ from survive.server import listens_at
 
 ELEVEN = ROOT / "code" / "11_hardened.py"
 PATH = "/usr/sbin:/usr/local/sbin"  # Debian's nginx
-PATIENCE = 3  # seconds: who has not ended then hangs
+PATIENCE = 2  # seconds: who has not ended then hangs
 AT_ONCE = 40  # conversations
 
 NGINX = """
