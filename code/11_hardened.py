@@ -10,6 +10,7 @@ It answers any path with the same 13 bytes, on one core, and without TLS.
 """
 
 import argparse
+import contextlib
 import email.utils
 import errno
 import http
@@ -20,6 +21,7 @@ import resource
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import time
@@ -27,8 +29,8 @@ import time
 import httptools
 
 BODY = b"Hello, world!"
-HEADER_BYTES = 16_384  # of a request's header, or 431
-BODY_BYTES = 1_000_000  # of its body, with the sizes of chunks, or 413
+HEADER_BYTES = 16_384  # of a request's header, or trailer, or 431
+BODY_BYTES = 1_000_000  # of its body, or 413
 DISCARDED_BYTES = 16_000_000  # after the last answer, or a reset
 TURN_BYTES = 8192  # read from a client in one turn: 327 requests of 25 bytes
 TURN_NEWCOMERS = 64  # accepted
@@ -85,23 +87,20 @@ class Request:
         self.loop, self.client, self.host = loop, None, None
         self.parser = httptools.HttpRequestParser(self)
         self.is_begun, self.has_header, self.room = False, False, HEADER_BYTES
-        self.method, self.target, self.header, self.bodiless = b"", b"", b"", 0
+        self.method = self.target = self.header = b""
 
     def feed(self, data):
-        """Parse data, and refuse a header or a body that has got too long."""
+        """Parse data. room: so many bytes may come that are not of a body."""
         in_header = self.is_begun and not self.has_header
         self.header = self.header + data if in_header else data
         while len(data) >= self.room:
             piece, data = data[: self.room], data[self.room :]
             self.room = 0
             self.parser.feed_data(piece)
-            if not self.room:  # the end of the header, or of the body, was not there
-                self.refuse(413 if self.has_header else 431)
+            if not self.room:  # no header has ended, and no body gone on
+                self.refuse(431)
         self.room -= len(data)
-        self.bodiless += len(data)
         self.parser.feed_data(data)
-        if self.has_header and self.bodiless > HEADER_BYTES:
-            self.refuse(431)  # sizes of chunks, or trailers, without end
 
     def refuse(self, status):
         self.status = status
@@ -111,7 +110,7 @@ class Request:
         if self.client.is_leaving:
             raise Refused
         self.is_begun, self.status, self.method, self.target = True, 200, b"", b""
-        self.hosts, self.fields = 0, {}
+        self.hosts, self.fields, self.length = 0, {}, 0
 
     def on_url(self, piece):
         self.target += piece
@@ -133,7 +132,7 @@ class Request:
             self.fields[name] = value
 
     def on_headers_complete(self):
-        self.has_header, self.room, self.bodiless = True, BODY_BYTES, 0
+        self.has_header, self.room = True, HEADER_BYTES
         self.method = self.parser.get_method()
         self.is_last = not self.parser.should_keep_alive()
         if self.method not in (b"GET", b"HEAD"):
@@ -172,7 +171,9 @@ class Request:
                 self.client.unsent.extend(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, piece):
-        self.bodiless = 0
+        self.length, self.room = self.length + len(piece), HEADER_BYTES
+        if self.length > BODY_BYTES:
+            self.refuse(413)
 
     def on_message_complete(self):
         if self.fields and not self.parser.should_keep_alive():
@@ -241,9 +242,9 @@ class Log:
     """A line for each answer on standard output, which is never waited for."""
 
     def __init__(self):
-        self.fd, self.lost = sys.stdout.fileno() if sys.stdout else None, 0
-        self.output = select.poll()
+        self.fd, self.lost, self.output = None, 0, select.poll()
         if sys.stdout:
+            self.fd = unblocked(sys.stdout.fileno())
             self.output.register(self.fd, select.POLLOUT)
 
     def say(self, request):
@@ -273,6 +274,19 @@ class Log:
             if error.errno not in NO_ROOM:
                 self.fd = None  # nobody reads it any more
             return False
+
+
+def unblocked(fd):
+    """Return a way of our own to a pipe or a terminal, on which no write waits.
+
+    A terminal is ready with room for one byte. And O_NONBLOCK on the descriptor
+    itself would hold for all who share it.
+    """
+    if os.isatty(fd) or stat.S_ISFIFO(os.fstat(fd).st_mode):
+        with contextlib.suppress(OSError):  # it may be another user's
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+            return os.open(f"/proc/self/fd/{fd}", flags)
+    return fd
 
 
 class Loop:
