@@ -84,6 +84,7 @@ class Stage:
     """
 
     def __init__(self, most=100, path=HARDENED, **seconds):
+        kernel.allow_descriptors()  # two for each client
         self.module = module = load(path)
         self.now, self.wakes = 1000.0, 0
         clock = SimpleNamespace(monotonic=lambda: self.now, strftime=time.strftime)

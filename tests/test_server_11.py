@@ -260,6 +260,25 @@ def test_who_leaves_is_let_go_at_once(played):
         assert one.clients() == 0 and not any(one.loop.deadlines.ticks.values())
 
 
+def test_who_has_acted_in_time_is_not_given_up_unseen(played):
+    """More than one poll returns have asked when it looks again, all deadlines over."""
+
+    @played(2000)
+    def _(one, peer):
+        peers = [one.connect() for _ in range(1500)]
+        halves = set(peers[::3])
+        for half in halves:
+            half.send(KEPT[:9])
+        yield 0
+        for each in peers:
+            each.send(KEPT[9:] if each in halves else KEPT)
+        one.now += 61
+        yield 0
+        assert [each.take() for each in peers] == [[200]] * 1500
+        yield 0.5
+        assert peer.take() == [] and peer.ended and one.clients() == 1500
+
+
 # After SIGTERM
 
 

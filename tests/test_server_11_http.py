@@ -58,6 +58,7 @@ ANSWERED = [  # request, statuses; the connection is kept
     (KEPT, [200]),
     (b"GET /any/path?x=y HTTP/1.1\r\nhOST:localhost\r\n\r\n", [200]),
     (b"GET http://elsewhere/x HTTP/1.1\r\n" + HOST + b"\r\n", [200]),  # 9112, 3.2.2
+    (b"GET https://[::1]?x HTTP/1.1\r\n" + HOST + b"\r\n", [200]),
     (b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n", [405]),  # 9112, 3.2.4
     (FIRST + b"Host:\r\n\r\n", [200]),  # 9112, 3.2: without an authority it is empty
     (FIRST + b"Host: [::1]:8080\r\n\r\n", [200]),
@@ -207,6 +208,11 @@ REFUSED = [  # what is sent, status, the section of RFC 9112 where no other is n
     (b"GET nowhere HTTP/1.1\r\n" + HOST + b"\r\n", 400, "3.2: none of the four forms"),
     (b"GET * HTTP/1.1\r\n" + HOST + b"\r\n", 400, "3.2.4: of OPTIONS alone"),
     (b"POST * HTTP/1.1\r\n" + HOST + b"\r\n", 400, "3.2.4: of OPTIONS alone"),
+    (b"GET http:///y HTTP/1.1\r\n" + HOST + b"\r\n", 400, "9110, 4.2.1: no host"),
+    (b"GET http:// HTTP/1.1\r\n" + HOST + b"\r\n", 400, "9110, 4.2.1: no host"),
+    (b"GET http://:80/ HTTP/1.1\r\n" + HOST + b"\r\n", 400, "9110, 4.2.1: no host"),
+    (b"GET / RTSP/1.0\r\n" + HOST + b"\r\n", 400, "2.3: not HTTP"),
+    (b"GET /  RTSP/1.0\r\n" + HOST + b"\r\n", 400, "2.3: not HTTP"),
     (b"GET / http/1.1\r\n" + HOST + b"\r\n", 400, "2.3"),
     (b"GET / HTTP/1,1\r\n" + HOST + b"\r\n", 400, "2.3"),
     (b"GET / HTTP/11\r\n" + HOST + b"\r\n", 400, "2.3"),
@@ -393,6 +399,7 @@ LAST = [
     b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
     FIRST + HOST + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n",
     FIRST + HOST + b"Connection: close\r\n" + LENGTH + b"\r\nhello",
+    FIRST + HOST + CODED + b"\r\n0\r\nConnection: close\r\n\r\n",  # as a trailer
 ]
 
 

@@ -69,6 +69,34 @@ def test_what_is_scarce_shuts_the_door_for_a_second(unlucky, number):
     one.play(script())
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM], ids=errno.errorcode.get)
+def test_who_can_not_be_watched_is_not_let_in(stage, number):
+    """A user may watch so many descriptors only, epoll(7): max_user_watches."""
+    one = stage()
+
+    def script():
+        yield 0
+        register = one.register
+
+        def refuse(fd, events):
+            one.register = register
+            raise OSError(number, os.strerror(number))
+
+        one.register = refuse
+        peer = one.connect()
+        yield 0
+        peer.take()
+        assert peer.ended and one.clients() == 0
+        other = one.connect()
+        other.send(KEPT)
+        yield 1 - BIT
+        assert other.take() == []
+        yield TICK + 2 * BIT
+        assert other.take() == [200]
+
+    one.play(script())
+
+
 def test_while_it_is_scarce_the_door_is_tried_once_a_second(unlucky):
     one = unlucky(*[errno.EMFILE] * 5)
 
@@ -228,11 +256,10 @@ def test_empty_lines_of_one_client_take_no_room_from_another(played):
 
 
 def chunks(size, total):
-    """Make a body of chunks, total bytes with what frames them, that has no end yet."""
-    chunk = b"%x\r\n%b\r\n" % (size, b"z" * size)
-    body = chunk * (total // len(chunk))
-    assert len(body) > total - len(chunk)
-    return body
+    """Make a body of so many bytes, in chunks of some size; without its end."""
+    whole, rest = divmod(total, size)
+    last = b"%x\r\n%b\r\n" % (rest, b"z" * rest) if rest else b""
+    return b"%x\r\n%b\r\n" % (size, b"z" * size) * whole + last
 
 
 def test_a_body_of_a_million_bytes_passes_and_one_more_does_not(played):
@@ -247,24 +274,32 @@ def test_a_body_of_a_million_bytes_passes_and_one_more_does_not(played):
         assert (more.take(), more.ended) == ([413], True)
 
 
-@pytest.mark.parametrize("size", [1, 1000, 1_000_000 - 16])
-def test_chunks_and_what_frames_them_may_take_a_million_bytes(played, size):
+@pytest.mark.parametrize("size", [1, 7, 8192, 1_000_000, 1_000_001])
+def test_a_body_in_chunks_may_have_as_many_whatever_frames_them(played, size):
     @played()
     def _(one, peer):
         more = one.connect()
-        body = chunks(size, 1_000_000 - 5)
-        yield from feeds(peer, CHUNKED + body + b"0\r\n\r\n" + KEPT)
-        yield from feeds(more, CHUNKED + chunks(min(size, 1000), 1_000_000 + 8192 + 2010))
+        yield from feeds(peer, CHUNKED + chunks(size, 1_000_000) + b"0\r\n\r\n" + KEPT)
+        yield from feeds(more, CHUNKED + chunks(size, 1_000_001))
         assert (peer.take(), peer.ended) == ([405, 200], False)
         assert (more.take(), more.ended) == ([413], True)
 
 
-@pytest.mark.parametrize("piece", [b"5;" + b"x" * 1_100_000, b"0\r\nX: " + b"y" * 1_100_000])
-def test_extensions_and_trailers_without_end_are_refused(played, piece):
+ENDLESS = [b"5;" + b"x" * 50_000, b"0\r\nX: " + b"y" * 50_000, b"0\r\n" + b"X: y\r\n" * 7000]
+ENDLESS += [b"0\r\n" + b"Expect: x\r\n" * 4000, b"0\r\n" + b"Host: y\r\n" * 4000, b"0" * 50_000]
+
+
+@pytest.mark.parametrize("piece", ENDLESS)
+def test_what_is_no_byte_of_a_body_may_take_as_much_as_a_header(played, piece):
+    """Extensions, trailers and sizes of chunks, of which none is kept for half a minute."""
+
     @played()
     def _(one, peer):
-        yield from feeds(peer, CHUNKED + piece)
-        assert (peer.take(), peer.ended) == ([413], True)
+        more = one.connect()
+        yield from feeds(peer, CHUNKED + b"1\r\nz\r\n" + piece[:16_300])
+        yield from feeds(more, CHUNKED + b"1\r\nz\r\n" + piece[: 16_384 + 8192])
+        assert (peer.take(), peer.ended) == ([], False)
+        assert (more.take(), more.ended) == ([431], True)
 
 
 def test_after_the_last_answer_sixteen_megabytes_are_read_and_no_more(played):

@@ -257,6 +257,41 @@ def test_a_terminal_that_is_hung_up_does_not_matter(started):
     assert ends_in_order(process)
 
 
+@pytest.mark.parametrize("what", ["/dev/full", "a pipe that nobody reads"])
+def test_what_takes_not_even_the_first_line_does_not_matter(what):
+    """It listens all the same, and says nothing."""
+    port = lab.free_port()
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with open(theirs, "wb") as pipe, open("/dev/full", "wb") as full:
+        process = subprocess.Popen(
+            [sys.executable, str(HARDENED), str(port), "-v"],
+            stdout=full if what == "/dev/full" else pipe,
+            stderr=subprocess.PIPE,
+        )
+    try:
+        lab.until(lambda: lab.kernel.sockets(port))
+        for _ in range(3):
+            assert lab.rows.is_hello(lab.get(("127.0.0.1", port)))
+        assert ends_in_order(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_terminal_that_nobody_reads_stops_nobody(started):
+    """As after Ctrl-S. It is ready for writing as long as it has room for one byte."""
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal:
+        process = started(theirs)
+        os.close(theirs)
+        with lab.Conversation(address_in(terminal.read(1000))) as talk:
+            for size in range(0, 480, 7):
+                answered(talk, KEPT.replace(b"/", b"/" + b"x" * size, 1), 10)
+            assert lab.kernel.cpu_share(process.pid, 0.1) <= lab.kernel.SPINNING
+        assert ends_in_order(process)
+
+
 @pytest.mark.parametrize("closed", [">&-", "<&- >&-", "<&- >&- 2>&-"])
 def test_without_a_standard_output_nothing_is_said_to_a_client(closed):
     """Its number is another descriptor's then: a client's, if nobody takes care."""

@@ -6,6 +6,7 @@ Over TCP, and by a real clock, where stage.py does not reach.
 import contextlib
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from stage import HARDENED, load, statuses
 
 import lab
-from conftest import CLOSING, KEPT, is_refused, read_answers
+from conftest import CLOSING, KEPT, interest, is_refused, read_answers
 
 HOST = b"Host: localhost\r\n"
 POST = b"POST / HTTP/1.1\r\n" + HOST
@@ -52,7 +53,7 @@ def test_a_bad_port_is_one_line(port):
 
 @pytest.mark.parametrize(
     "timeout",
-    ["idle=-1", "idle=x", "idle=nan", "idle=inf", "idle="]
+    ["idle=-1", "idle=x", "idle=nan", "idle=inf", "idle=", "idle=3000000"]
     + [f"{name}=0" for name in ("idle", "header", "body", "write", "drain")],
 )
 def test_a_bad_timeout_is_one_line(timeout):
@@ -93,13 +94,13 @@ SOON = 0.4  # a deadline of seconds; the others are what they are, ten at the le
 
 
 def asks_without_end(server, talk):
-    """Ask and read nothing, until neither of the two can send any more."""
+    """Ask and read nothing, until the server waits for room and neither of them sends any more."""
+    epoll = lab.until_blocked(server.pid, "epoll_wait").arguments[0]
     talk.keep_sending(KEPT * 20)
 
     def is_full():
         before = len(talk.events)
-        blocked = lab.kernel.blocked_in(server.pid)
-        waits = blocked and blocked.call == "epoll_wait" and lab.kernel.unread(talk.socket)
+        waits = any(mask & select.EPOLLOUT for mask in interest(server, epoll).values())
         time.sleep(0.05)
         return waits and len(talk.events) == before
 
@@ -157,6 +158,22 @@ def test_who_takes_no_answer_is_reset():
             assert talk.ended == "reset"
         lab.at_rest(server, sockets=1)
         assert lab.rows.is_hello(lab.get(server.address))
+
+
+def test_who_asks_while_it_is_stopped_is_answered_however_long_that_is():
+    """Their deadlines are over when it goes on; but they have kept them."""
+    with lab.serve(HARDENED, "--idle-timeout", SOON, "--header-timeout", SOON) as server:
+        talks = [lab.connect(server) for _ in range(20)]
+        for talk in talks[10:]:
+            talk.send(KEPT[:9])
+        lab.until_at_rest(server.pid, 21)
+        with server.paused():
+            for talk in talks:
+                talk.send(KEPT if talk in talks[:10] else KEPT[9:])
+            time.sleep(3 * SOON)
+        for talk in talks:
+            read_answers(talk, 1)
+            talk.close()
 
 
 # Limits
@@ -331,7 +348,7 @@ def test_who_waits_in_the_queue_is_answered(eleven, number):
 @SIGNALS
 def test_all_who_are_there_get_what_they_are_due(eleven, number):
     """And the door is shut first: nobody is let in who would not be served."""
-    half, idle, full = (lab.connect(eleven, receive_buffer=size) for size in (None, None, 50_000))
+    half, idle, full = (lab.connect(eleven, receive_buffer=size) for size in (None, None, 20_000))
     half.send(KEPT[:20])
     asks_without_end(eleven, full)
     eleven.send_signal(number)

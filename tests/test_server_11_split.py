@@ -4,6 +4,7 @@ The loop is fed by hand, without sockets and deadlines; hypothesis chooses reque
 same in each run.
 """
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stage import HARDENED, load
@@ -111,6 +112,16 @@ deterministic = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow],  # the machine may have other things to do
 )
+
+
+@pytest.mark.parametrize("before", [b"", KEPT, SIZED, UNSIZED], ids=["", "GET", "sized", "chunked"])
+def test_a_request_may_be_split_at_any_place(before):
+    """Each of those that are accepted, and of those that are refused, alone and after another."""
+    for request in [*WHOLE, *BROKEN]:
+        data = before + request + KEPT
+        due = alone([data])
+        for at in range(max(1, len(before) - 5), len(before + request) + 1):
+            assert alone([data[:at], data[at:]]) == due, (data[:at], data[at:])
 
 
 @deterministic
