@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from stage import HARDENED, Stage
 
 import lab
 from lab import notebooks
 from look import kernel
+from stage import HARDENED, Stage
 
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"

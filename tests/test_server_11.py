@@ -6,11 +6,12 @@ of its own, and TCP, is in test_server_11_process.py.
 
 import gc
 import random
+import socket
 
 import pytest
-from stage import BIT, HARDENED, TICK, drips, fills, goes, load, stays
 
 from conftest import CLOSING, KEPT
+from stage import BIT, HARDENED, TICK, drips, fills, goes, load, stays
 
 HOST = b"Host: localhost\r\n"
 POST = b"POST / HTTP/1.1\r\n" + HOST
@@ -204,11 +205,17 @@ def test_who_takes_nothing_of_its_answers_is_dropped_after_half_a_minute(played)
 def test_who_takes_some_has_half_a_minute_again(played):
     @played()
     def _(one, peer):
-        yield from fills(peer)
-        for _ in range(10):
+        yield 0
+        (client,) = one.loop.clients.values()
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        peer.send(KEPT * 230)
+        yield 0
+        for _ in range(4):
+            left = len(client.unsent)
             yield 29
-            peer.take()  # and there is more for it
-            yield from fills(peer)
+            peer.take()
+            yield 0
+            assert 0 < len(client.unsent) < left
         yield 30 - BIT
         assert one.clients() == 1
         yield TICK + 2 * BIT

@@ -10,10 +10,10 @@ import socket
 import time
 
 import pytest
-from stage import HARDENED, statuses
 
 import lab
 from conftest import CLOSING, KEPT
+from stage import HARDENED, statuses
 from survive.clients import parse_answers
 
 HOST = b"Host: localhost\r\n"

@@ -6,9 +6,9 @@ import os
 import socket
 
 import pytest
-from stage import BIT, TICK, feeds, fills, stays
 
 from conftest import CLOSING, KEPT
+from stage import BIT, TICK, feeds, fills, stays
 
 HOST = b"Host: localhost\r\n"
 POST = b"POST / HTTP/1.1\r\n" + HOST

@@ -10,11 +10,11 @@ import threading
 import time
 
 import pytest
-from stage import HARDENED, statuses
 
 import lab
 from conftest import CLOSING, KEPT, is_refused
 from lab.crowd import within_limit
+from stage import HARDENED, statuses
 
 # A listener that is handed over
 

@@ -13,10 +13,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from stage import HARDENED, load, statuses
 
 import lab
 from conftest import CLOSING, KEPT
+from stage import HARDENED, load, statuses
 
 LINE = r"\d\d:\d\d:\d\d 127\.0\.0\.1:\d+ (\d{3}) (.*)"
 

@@ -14,10 +14,10 @@ import sys
 import time
 
 import pytest
-from stage import HARDENED, load, statuses
 
 import lab
 from conftest import CLOSING, KEPT, interest, is_refused, read_answers
+from stage import HARDENED, load, statuses
 
 HOST = b"Host: localhost\r\n"
 POST = b"POST / HTTP/1.1\r\n" + HOST

@@ -7,7 +7,6 @@ same in each run.
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stage import HARDENED, load
 from test_server_11_http import (
     ANSWERED,
     EXPECT,
@@ -23,6 +22,7 @@ from test_server_11_http import (
 )
 
 from conftest import KEPT
+from stage import HARDENED, load
 
 WHOLE = [*(each for each, _ in ANSWERED), *LAST, KEPT, SIZED, UNSIZED, HEAD]
 WHOLE += [FIRST + HOST + EXPECT + LENGTH + b"\r\nhello", POST + EXPECT + LENGTH + b"\r\nhello"]
