@@ -374,7 +374,7 @@ async def reads_slowly(visit):
 
 
 async def never_reads(visit):
-    """It asks till nothing is taken any more, and is given up with a reset; or a busy server lags."""
+    """It asks till nothing is taken any more, and is given up; or leaves, if the server lags."""
     with contextlib.suppress(ConnectionError):
         while time.monotonic() < visit.began + PATIENCE / 3:
             await visit.loop.sock_sendall(visit.socket, KEPT * 1000)
