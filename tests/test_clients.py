@@ -56,6 +56,9 @@ class Stopped:
     def is_at_rest(self):
         return True
 
+    def is_asleep(self):
+        return True
+
     def memory(self):
         return 100
 

@@ -124,3 +124,18 @@ def test_solved_cases_are_said_in_one_line_and_others_in_one_each(capsys):
     assert capsys.readouterr().out == "solved: one, three\nnot yet: two (too late)\n"
     matrix.say_solved({"one": Verdict("dead")})
     assert capsys.readouterr().out.startswith("not yet: one (dead")
+
+
+def test_an_exercises_server_may_have_a_long_answer_of_its_own(serving, capsys):
+    own = serving(
+        """
+        ANSWER = ANSWER.replace(b"13", b"8000000").replace(b"Hello, world!", bytes(8_000_000))
+        def serve(listener):
+            while True:
+                connection = listener.accept()[0]
+                connection.recv(1024)
+                threading.Thread(target=connection.sendall, args=[ANSWER], daemon=True).start()
+        """
+    )
+    matrix.check(own, "never reads a long answer", long_answer=True)
+    assert capsys.readouterr().out == "solved: never reads a long answer\n"

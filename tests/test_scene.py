@@ -1036,3 +1036,18 @@ def test_one_that_answers_nobody_is_frozen_before_it_is_told_to_end(judged, hast
     silent = "def serve(listener):\n    kept = listener.accept()\n    time.sleep(60)\n"
     said = judged(silent, HALF_AN_ANSWER)
     assert said == "frozen: the client could not do what it came for"
+
+
+def test_one_that_would_be_many_may_come_alone(serving, hasty):
+    """Then it takes but one descriptor, and a server needs no deadline."""
+
+    def alone(serve, name):
+        def begin(long_answer=False):
+            return start(serving((LONGER if long_answer else "") + textwrap.dedent(serve)))
+
+        return str(judge(rows.row(name).alone(), begin, Traits(long_answer=True)))
+
+    for name in ("never reads a long answer", "drips a header"):
+        assert alone(VISITS.format(seconds=60), name) == "ok"
+        assert alone(SLOW.format(timeout=60), name).startswith("frozen")
+    assert rows.row("plain GET").alone() is rows.row("plain GET")

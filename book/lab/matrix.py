@@ -97,7 +97,7 @@ class Column:
 
     def start(self, long_answer=False, log_file=False):
         """Start the server, with a long answer or its standard output in a file, if so asked."""
-        path = self.long_path if long_answer else self.path
+        path = (self.long_path or self.path) if long_answer else self.path
         return serve(path, *self.arguments, log_file=log_file)
 
 
@@ -174,7 +174,8 @@ COLUMNS = [
 def judge(row, column):
     """Play one cell; return its Verdict. Raises ServerError if the server does not start at all."""
     column = column.written()
-    traits = replace(column.traits, long_answer=bool(column.long_path))
+    has_long = column.traits.long_answer or bool(column.long_path)
+    traits = replace(column.traits, long_answer=has_long)
     return scene.judge(row, column.start, traits)
 
 
@@ -234,11 +235,13 @@ def check_stays(name, *rude):
 def check(name, client, *more, **traits):
     """Play clients of the matrix, by their names, against a server of the reader's own.
 
+    Where many would overstay, one does: deadlines are another exercise.
+
     name: a file in run/, or a path. traits: what sets the server apart, as survive.rows.Traits
     has it. Prints those that are solved in one line, and one for each that is not, with why.
     """
     column = Column(Path(name).stem, str(find(name)), traits=Traits(**traits))
-    rows = [row(each) for each in (client, *more)]
+    rows = [row(each).alone() for each in (client, *more)]
     try:
         verdicts = survey(rows, [column])
     except ServerError as error:

@@ -71,12 +71,22 @@ def _reset_and_wait(talk):
 
 
 def _until_quiet(server):
-    """Wait until the server has served who came before, if it can: it sleeps, with nothing unread.
+    """Wait until the server has served who came before: it sleeps, with nothing unread.
 
-    One that only sleeps may still be setting itself up.
+    Or it can't, and sleeps on and on though somebody waits.
     """
+    asleep_since = None
+
+    def is_quiet():
+        nonlocal asleep_since
+        if not server.is_asleep():
+            asleep_since = None
+            return False
+        asleep_since = asleep_since or time.monotonic()
+        return server.is_at_rest() or time.monotonic() - asleep_since > 0.5
+
     with contextlib.suppress(TimeoutError):
-        until(server.is_at_rest, 1)
+        until(is_quiet, DELIVERY)
 
 
 def _has_arrived(talk):
@@ -84,14 +94,16 @@ def _has_arrived(talk):
     return talk.state() == "CLOSE" or not kernel.queues_of(talk.socket)[1]
 
 
-def _until_dealt_with(talk, server, seconds=0.5):
+def _until_dealt_with(talk, server, seconds=DELIVERY):
     """Wait until what we have sent has arrived, and the server sleeps again; at most `seconds`.
 
-    It is awake from the moment at which something arrives that it waits for.
+    It is awake from the moment at which something arrives that it waits for. Tells whether it came
+    to sleep.
     """
     with contextlib.suppress(TimeoutError):
         until(lambda: _has_arrived(talk), seconds, "data to arrive")
-        until(server.is_asleep, seconds, "the server to sleep")
+        return bool(until(server.is_asleep, seconds, "the server to sleep"))
+    return False
 
 
 def plain_get(talk, server):
@@ -222,6 +234,7 @@ HEADER_LEAST, SLOW = 1_000_000, 10_000_000  # less is enough if fewer are taken 
 
 def a_header_without_end(talk, server):
     """Sends up to 64 MB of header lines, as fast as they are read, never the empty one; stays."""
+    _until_quiet(server)  # who came before has been served, also by one that reads without end
     before = server.memory()
     began = time.monotonic()
     sent = 0
@@ -230,8 +243,8 @@ def a_header_without_end(talk, server):
         end = kernel.find_socket(*talk.ends)
         return kernel.queues_of(talk.socket)[1] + end.unread if end else 0
 
-    def until_there_is_room():
-        while (waiting := on_its_way()) > 3 * len(HEADER_LINES):
+    def until_fewer_wait(most):
+        while (waiting := on_its_way()) > most:
             until(lambda: on_its_way() < waiting, 2, "some of it to be read")
 
     def is_enough():
@@ -241,10 +254,10 @@ def a_header_without_end(talk, server):
     talk.send(b"GET / HTTP/1.0\r\n")
     with contextlib.suppress(TimeoutError):  # it reads nothing for a while: that is enough, too
         while sent + len(HEADER_LINES) <= HEADER and not is_enough():
-            until_there_is_room()
+            until_fewer_wait(3 * len(HEADER_LINES))
             talk.send(HEADER_LINES)  # raises an error when it is refused
             sent += len(HEADER_LINES)
-        until_there_is_room()
+        until_fewer_wait(0)
     talk.taken = before, sent - on_its_way()
 
 
@@ -282,32 +295,38 @@ DRIP, SIP = 0.1, 1  # seconds between two bytes: of those that drip, of those th
 def _come_until_full(talk, server, begin):
     """Have clients come one at a time until the server's first process has no descriptor left.
 
-    begin: what each does first, a function of its Conversation. The next one comes when the server
-    has dealt with that. Fewer come if the server lets no more in, or has ended. Returns all.
+    begin: what each does first, a function of its Conversation, and of one that waits until the
+    server has dealt with what it is given, a Conversation. The next client comes when the server
+    has dealt with that. Fewer come if the server lets no more in, or has ended; none if the first
+    comes alone.
     """
+
+    def wait(client):
+        _until_dealt_with(client, server, seconds)
+
+    def start(client):
+        with contextlib.suppress(ConnectionError):  # it has been turned away
+            begin(client, wait)
+            wait(client)
+
     _until_let_in(talk)
-    _until_dealt_with(talk, server)
+    # For one that never sleeps, because it has something else to do, nobody waits long.
+    seconds = DELIVERY if _until_dealt_with(talk, server) else 0.05
+    if talk.comes_alone:
+        return start(talk)
     limit = kernel.descriptors(server.pid) + DESCRIPTORS
     server.limit(resource.RLIMIT_NOFILE, limit)
-    deadline = time.monotonic() + 10  # for a server that never sleeps
     with contextlib.suppress(OSError):  # it has ended
-        _begin(talk, server, begin)
-        while len(talk.others) < 2 * DESCRIPTORS and time.monotonic() < deadline:
+        start(talk)
+        while len(talk.others) < 2 * DESCRIPTORS:
             waiting, room = kernel.accept_queue(server.address)
             if kernel.descriptors(server.pid) >= limit or waiting > room:
                 break
             client = talk.another()
             _until_let_in(client)
-            _until_dealt_with(client, server)
-            _begin(client, server, begin)
-    return talk, *talk.others
-
-
-def _begin(client, server, begin):
-    """Have a client do its first things, each of which the server has dealt with at the end."""
-    with contextlib.suppress(ConnectionError):  # it has been turned away
-        begin(client)
-        _until_dealt_with(client, server)
+            wait(client)
+            start(client)
+    return None
 
 
 def _keep_all_doing(talk, step, pause):
@@ -328,23 +347,23 @@ def _keep_all_doing(talk, step, pause):
 def _drip(talk, server, start):
     """Have clients come, each of whom sends a start, and then a byte ten times a second."""
 
-    def begin(client):
+    def begin(client, wait):
         client.send(start)
-        _until_dealt_with(client, server)
+        wait(client)
         client.send(b"x")
 
     _come_until_full(talk, server, begin)
     _keep_all_doing(talk, lambda client: client.send(b"x"), DRIP)
 
 
-def _ask_with_a_small_buffer(client):
+def _ask_with_a_small_buffer(client, wait):
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     client.send(REQUEST)
 
 
 def silent_at_the_descriptor_limit(talk, server):
     """As many as the server has descriptors for connect one by one, say nothing and stay."""
-    _come_until_full(talk, server, lambda client: None)
+    _come_until_full(talk, server, lambda client, wait: None)
 
 
 def drips_a_header(talk, server):
@@ -376,17 +395,15 @@ def reads_a_long_answer_one_byte_a_second(talk, server):
 
 def vanishes_while_idle(talk, server):
     """As many connect, and are gone: nothing that the server sends is ever acknowledged."""
-    _come_until_full(talk, server, lambda client: client.vanish())
+    _come_until_full(talk, server, lambda client, wait: client.vanish())
 
 
 def vanishes_with_an_answer_unread(talk, server):
     """As many ask for a long answer, and are gone when the server has begun to send it."""
 
-    def begin(client):
-        _ask_with_a_small_buffer(client)
-        with contextlib.suppress(TimeoutError):
-            until(lambda: kernel.unread(client.socket), 0.5, "an answer to begin")
-        _until_dealt_with(client, server)
+    def begin(client, wait):
+        _ask_with_a_small_buffer(client, wait)
+        wait(client)
         client.vanish()
 
     _come_until_full(talk, server, begin)

@@ -100,6 +100,7 @@ class Conversation:
     acts, or "got", "closed" or "was reset", which are the other side's. What an awkward client
     finds out about the server: `fault` says what the client can't tell by its own answer, in
     words; `taken` is (bytes of memory that the server had before, bytes that it then took).
+    comes_alone: where many would overstay, it stays alone.
     """
 
     def __init__(self, address, name="client", seconds=SECONDS, receive_buffer=None):
@@ -107,7 +108,7 @@ class Conversation:
         self.events, self._received, self.ended = [], bytearray(), None
         self.others = []  # conversations that this one has opened beside it
         self.has_said_all = False  # has it come to the point where it only listens?
-        self.fault, self.taken = "", None
+        self.fault, self.taken, self.comes_alone = "", None, False
         self._habits, self._has_vanished = [], False
         began = time.monotonic()
         self.socket = socket.create_connection(address, timeout=seconds)

@@ -5,7 +5,7 @@ cannot arise for a server, because of one of its Traits, it says why.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import awkward
 
@@ -121,7 +121,8 @@ class Row:
     act: what it does, a function (Conversation, Server). expects: whether a Conversation has gone
     as it should. not_applicable: why the case cannot arise for a server of some Traits, or "".
     needs: how the server must be started, any of "long_answer", "log_file". overstays: it is many,
-    and they stay; who comes afterwards is to be served. ends: it tells the server to end.
+    and they stay; who comes afterwards is to be served. ends: it tells the server to end. is_alone:
+    it would be many, and is one.
     """
 
     act: Callable
@@ -130,6 +131,11 @@ class Row:
     needs: tuple = ()
     overstays: bool = False
     ends: bool = False
+    is_alone: bool = False
+
+    def alone(self):
+        """Return the row with one client where there would be many."""
+        return replace(self, overstays=False, is_alone=True) if self.overstays else self
 
     @property
     def name(self):
@@ -180,9 +186,7 @@ ROWS = [
     Row(awkward.a_tls_hello, no_success),
     Row(awkward.its_console_closed, hello),
     Row(awkward.its_console_full_and_not_read, hello),
-    Row(
-        awkward.its_logs_disk_full_then_not, hello_and_no_fault, logs_nothing, needs=("log_file",)
-    ),
+    Row(awkward.its_logs_disk_full_then_not, hello_and_no_fault, logs_nothing, needs=("log_file",)),
     Row(awkward.sigterm_while_clients_wait_in_the_queue, no_fault, answers_one, ends=True),
     Row(awkward.sigterm_while_a_request_is_half_read, no_fault, ends=True),
     Row(

@@ -106,6 +106,7 @@ class _Scene:
 
     def _play(self):
         with self._connect("the awkward one") as self.talk:
+            self.talk.comes_alone = self.row.is_alone
             if self.row.overstays:
                 fate = self._act_before_a_bystander(self.talk)
             else:
@@ -126,7 +127,8 @@ class _Scene:
             if kept := self._keeps():
                 return Verdict("leaking", kept)
             right = self.row.expects(self.talk)
-            stays = self.row.overstays or not (self.talk.ended or self.talk.is_closed)
+            many = self.row.overstays or self.row.is_alone
+            stays = many or not (self.talk.ended or self.talk.is_closed)
         # A client that is still there needs its descriptor: only one that has left can leak it.
         lasting = None if stays else self._repeat()
         return lasting or (Verdict("ok") if right else self._wrong())
