@@ -125,6 +125,7 @@ class Stage:
         while not (ready := self.epoll.poll(0)):
             if self.now >= until:
                 self.wakes += 1
+                assert self.wakes < 10_000, "it spins"
                 break
             if not self.left:
                 try:
