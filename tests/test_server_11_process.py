@@ -152,13 +152,24 @@ def test_each_deadline_is_the_one_that_is_asked_for(name, act, expected):
         assert SOON - 0.1 < time.monotonic() - began < 4
 
 
-def test_who_takes_no_answer_is_reset():
+SMALL_BUFFER = """
+prepare = chapter.prepare
+def small(listener):
+    prepare(listener)
+    listener.setsockopt(chapter.socket.SOL_SOCKET, chapter.socket.SO_SNDBUF, 10_000)
+chapter.prepare = small
+"""
+
+
+def test_who_takes_no_answer_is_reset(run_folder):
     """Though all that it has sent is read: the kernel keeps nothing for it either."""
-    with lab.serve(HARDENED, "--write-timeout", SOON) as server:
+    path = lab.variant(HARDENED, "small.py", SMALL_BUFFER)
+    with lab.serve(path, "--write-timeout", SOON) as server:
         epoll = lab.until_blocked(server.pid, "epoll_wait").arguments[0]
         with lab.connect(server, receive_buffer=1) as talk:
             while not waits_for_room(server, epoll):
                 talk.send(KEPT * 230)  # one turn
+                lab.until(lambda: not lab.kernel.queues_of(talk.socket)[1])
                 lab.until_at_rest(server.pid, 2)
             lab.until(lambda: len(server.sockets()) == 1, 9)
             while talk.receive():
