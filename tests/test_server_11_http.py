@@ -79,6 +79,7 @@ ANSWERED = [  # request, statuses; the connection is kept
     (CHUNKED + b'5;a;b=c;d="e;f"\r\nhello\r\n0;x\r\n\r\n', [405]),  # 9112, 7.1.1
     (CHUNKED + b"005\r\nhello\r\nA\r\n0123456789\r\nb\r\n0123456789-\r\n000\r\n\r\n", [405]),
     (CHUNKED + b"0\r\nX: y\r\nHost: other\r\n\r\n", [405]),  # 9112, 7.1.2: trailers
+    (CHUNKED + b"0\r\nHost: no host\r\nExpect: x\r\n\r\n", [405]),  # which tell nothing
     *((method + KEPT[3:], [405]) for method in (b"PUT", b"DELETE", b"TRACE", b"PATCH", b"OPTIONS")),
     (b"PROPFIND" + KEPT[3:], [501]),
 ]

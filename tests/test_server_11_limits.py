@@ -219,6 +219,14 @@ def test_a_later_header_is_allowed_as_much_and_at_most_a_turn_more(played, befor
         assert (other.take()[-1], other.ended) == (431, True)
 
 
+def test_a_header_after_trailers_is_allowed_as_much(played):
+    @played()
+    def _(one, peer):
+        yield from feeds(peer, CHUNKED + b"0\r\nX: " + b"y" * 10_000 + b"\r\n\r\n")
+        yield from feeds(peer, long_header(16_384))
+        assert (peer.take(), peer.ended) == ([405, 200], False)
+
+
 @pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nX: ", KEPT[:-2], b"GET / HTTP/1."])
 def test_a_line_without_end_is_refused(played, start):
     @played()
