@@ -17,8 +17,8 @@ from awkward_requests import MUST_NOT, REQUESTS
 from survive.clients import reset, vanish
 
 PATIENCE = 30  # seconds, for a whole visit
-MARGIN = 0.3  # seconds before a deadline: who is so late himself is not judged; the server, when
-# it is stopped between two looks at the clock, may give somebody up so much sooner
+MARGIN = 0.3  # seconds before a deadline: who is so late himself is not judged
+SOONEST = 0.25  # of a deadline: the server looks at the clock once a turn, which may be stopped
 TICK = 0.02  # seconds
 DATE = b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
 ANY_DATE = re.compile(rb"Date: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT\r\n")
@@ -341,7 +341,7 @@ async def drips(visit):
         await asyncio.wait([receiving], timeout=0.05)
     took = time.monotonic() - visit.began
     visit.judge(before[1], refusal=True, sure=False)
-    if took < visit.storm.deadline - MARGIN:
+    if took < visit.storm.deadline * SOONEST:
         raise Wrong(f"given up after {took} s: {visit.got()!r}")
 
 
@@ -351,7 +351,7 @@ async def is_silent(visit):
     await visit.receive()
     took = time.monotonic() - visit.began
     visit.judge(answer(200) if before == KEPT else b"")
-    if took < visit.storm.deadline - MARGIN:
+    if took < visit.storm.deadline * SOONEST:
         raise Wrong(f"given up after {took} s")
 
 
