@@ -222,8 +222,8 @@ def test_a_later_header_is_allowed_as_much_and_at_most_a_turn_more(played, befor
 def test_a_header_after_trailers_is_allowed_as_much(played):
     @played()
     def _(one, peer):
-        yield from feeds(peer, CHUNKED + b"0\r\nX: " + b"y" * 10_000 + b"\r\n\r\n")
-        yield from feeds(peer, long_header(16_384))
+        trailer = b"0\r\nX: " + b"y" * 10_000 + b"\r\n\r\n"
+        yield from feeds(peer, CHUNKED + trailer + long_header(16_384))
         assert (peer.take(), peer.ended) == ([405, 200], False)
 
 
