@@ -313,7 +313,7 @@ def test_who_never_leaves_the_list_keeps_the_loop_awake(run_folder):
     leaves = "except BlockingIOError:\n                return\n"
     assert text.count(leaves) == 1
     (run_folder / f"{PAGE}.py").write_text(SERVER, encoding="utf-8")
-    for instead, word in ((leaves, "ok"), (leaves.replace("return", "break"), "spinning")):
+    for instead, word in ((leaves, "leaking"), (leaves.replace("return", "break"), "spinning")):
         (run_folder / "05_budget.py").write_text(text.replace(leaves, instead), encoding="utf-8")
         column = lab.matrix.Column(PAGE, "run/05_budget.py")
         found = lab.matrix.judge(lab.rows.row("a header without end"), column)
