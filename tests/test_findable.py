@@ -52,6 +52,13 @@ QUESTIONS = {
     "my asyncio server hangs right now": "your_own_server",
     "a database in an event loop": "06_one_shot#one-worker",
     "the smallest epoll server to copy": "smallest_loop",
+    "slowloris, a client that drips bytes": "11_hardened#too-slow",
+    "one client fills the memory of my server": "11_hardened#too-much",
+    "SIGTERM, a graceful shutdown": "11_hardened#told-to-end",
+    "restart without losing a request": "11_hardened#told-to-end",
+    "epoll says nothing with TLS": "11_hardened#what-epoll-cant-see",
+    "a server with timeouts and limits, to leave running": "11_hardened",
+    "my log stops my server": "11_hardened#not-read",
 }
 SMALL = {"the", "and", "that", "does", "has", "for", "with", "from", "what", "how", "not", "who"}
 LINK = re.compile(r"\]\(((?:\w+)\.ipynb)?(#[\w-]+)?\)")

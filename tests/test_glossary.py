@@ -432,6 +432,7 @@ UNKNOWN = {
     "frozen": "frozen|freezes?", "spinning": "spin(?:s|ning)?", "leaking": "leak(?:s|ing)?",
     "bystander": "bystanders?", "loopback": "loopback", "window": "window",
     "keepalive": "[Kk]eepalive", "PID 1": "PID 1|process number 1",
+    "back-pressure": "back-pressure", "slowloris": "slowloris",
 }  # fmt: skip
 # A link, or the word that is defined here.
 TOLD = re.compile(r"\[[^\]]*\]\([^)]*\)|\*+[^*\s]+(?:\s[^*\s]+){0,2}\*+")
