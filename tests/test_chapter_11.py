@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import httptools
 import pytest
@@ -18,7 +19,7 @@ import pytest
 import lab
 from conftest import BOOK, CLOSING, KEPT, rows, seconds
 from lab import notebooks
-from stage import HARDENED, TICK, drips, feeds, goes, load, stays
+from stage import HARDENED, TICK, drips, feeds, fills, goes, load, stays
 
 PAGE = "11_hardened"
 CHAPTER = BOOK / f"{PAGE}.ipynb"
@@ -92,6 +93,26 @@ def test_one_package_and_options():
     )
 
 
+def test_time_begins_when_a_client_is_let_in_and_answers_last_a_second(played):
+    @played()
+    def _(one, peer):
+        peer.send(KEPT)
+        yield 0
+        (client,) = one.loop.clients.values()
+        assert (client.phase, client.due) == ("idle", one.now + 60), (
+            "“In chapter 10 a client's time began with its farewell; here it begins when the "
+            "client is let in”"
+        )
+        made = one.loop.answers
+        peer.send(KEPT)
+        yield 0.9
+        lasts = one.loop.answers is made
+        yield 0.2
+        peer.send(KEPT)
+        yield 0
+        assert lasts and one.loop.answers is not made, "“once a second the answers are made anew”"
+
+
 # Too slow
 
 
@@ -152,6 +173,35 @@ def test_a_send_buffer_holds_less_than_the_long_answer():
     ours.setblocking(False)
     with ours, theirs:
         assert lab.fill(ours) < 8_000_000, "“Here the answer has 8 MB, more than a send buffer”"
+
+
+class Counting:
+    """A socket that counts its sends."""
+
+    def __init__(self, inner):
+        self.inner, self.sends = inner, 0
+
+    def send(self, data):
+        self.sends += 1
+        return self.inner.send(data)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def test_when_the_time_is_over_it_tries_once_more(played):
+    @played(write=10)
+    def _(one, peer):
+        yield from fills(peer)
+        (client,) = one.loop.clients.values()
+        assert client.phase == "write"
+        client.socket = counting = Counting(client.socket)
+        yield 9
+        assert counting.sends == 0 and one.clients() == 1
+        yield 1 + TICK + 0.01
+        assert counting.sends == 1 and one.clients() == 0, (
+            "“When the time is over the server tries once more”"
+        )
 
 
 # Too much
@@ -371,6 +421,35 @@ def test_what_graceful_means():
     assert (seen["comes too late"][0], seen["has asked by half"][0]) == ("ECONNREFUSED", "200"), (
         "glossary: “A server that is told to end lets nobody new in, answers what has been asked, "
         "and only then ends”"
+    )
+
+
+# Break it
+
+
+@pytest.mark.parametrize(
+    ("row", "old", "new", "word"),
+    [
+        ("drips a header", "elif client.phase != phase_of(client):", "else:", "frozen"),
+        (
+            "SIGTERM while a request is half read",
+            "self.is_draining = True",
+            "self.is_over = True",
+            "wrong",
+        ),
+    ],
+)
+def test_a_server_that_is_broken_turns_red(row, old, new, word, tmp_path):
+    text = HARDENED.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path = tmp_path / HARDENED.name
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    (column,) = (each for each in lab.matrix.COLUMNS if each.label == "11")
+    verdict = lab.matrix.judge(lab.rows.row(row), replace(column, path=str(path)))
+    assert verdict.word == word, (
+        "“In read, make the last elif an else: each byte starts the clock afresh. Or set is_over "
+        "in drain, in place of is_draining. Run the server's cell, and play the rows of the first "
+        "screen against it”"
     )
 
 
