@@ -8,6 +8,7 @@ import calendar
 import email.utils
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,20 +134,21 @@ def test_who_asks_for_something_else_is_told_what_is_allowed(ask):
 def test_the_date_is_not_older_than_a_second(stage):
     one = stage()
     peer = one.connect()
-    made = []
-    one.module.make_answer = lambda *key, make=one.module.make_answer: (
-        made.append(key) or make(*key)
-    )
+    clock = SimpleNamespace(formatdate=lambda usegmt: f"{one.now:.2f} {usegmt}")
+    one.module.email = SimpleNamespace(utils=clock)
 
     def script():
-        for seconds in (0, 0.5, 0.75, 0.5, 0.5):
+        for seconds in (0, 0.5, 0.75, 0.5, 0.5, 10):
             yield seconds
-            peer.send(KEPT)
-        yield 0
-        assert peer.take() == [200] * 5
+            for request_, status in ((KEPT, 200), (HEAD, 200), (SIZED, 405)):
+                peer.received = b""
+                peer.send(request_)
+                yield 0
+                assert peer.take() == [status]
+                date, usegmt = header(peer.received)["date"].split()
+                assert one.now - 1 <= float(date) <= one.now and usegmt == "True"
 
     one.play(script())
-    assert made == [(200, False, False)] * 3
 
 
 # What it refuses

@@ -295,14 +295,15 @@ ENDLESS += [b"0\r\n" + b"Expect: x\r\n" * 4000, b"0\r\n" + b"Host: y\r\n" * 4000
 
 
 @pytest.mark.parametrize("piece", ENDLESS)
-def test_what_is_no_byte_of_a_body_may_take_as_much_as_a_header(played, piece):
+@pytest.mark.parametrize("before", [b"", b"1\r\nz\r\n"])
+def test_what_is_no_byte_of_a_body_may_take_as_much_as_a_header(played, before, piece):
     """Extensions, trailers and sizes of chunks, of which none is kept for half a minute."""
 
     @played()
     def _(one, peer):
         more = one.connect()
-        yield from feeds(peer, CHUNKED + b"1\r\nz\r\n" + piece[:16_300])
-        yield from feeds(more, CHUNKED + b"1\r\nz\r\n" + piece[: 16_384 + 8192])
+        yield from feeds(peer, CHUNKED + before + piece[:16_300])
+        yield from feeds(more, CHUNKED + before + piece[: 16_384 + 8192])
         assert (peer.take(), peer.ended) == ([], False)
         assert (more.take(), more.ended) == ([431], True)
 
@@ -336,6 +337,23 @@ def test_who_does_not_read_is_not_read_from(played):
             yield 10
         assert len(other.take()) == 10 and len(client.unsent) == unsent
         assert one.wakes <= 3, "it spins"
+
+
+def test_who_reads_slowly_is_read_from_when_it_has_taken_all(played):
+    """Otherwise more and more would be unsent, a turn of requests for each bit that it takes."""
+
+    @played()
+    def _(one, peer):
+        yield 0
+        (client,) = one.loop.clients.values()
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        unsent = []
+        for _ in range(200):
+            peer.flood(KEPT)
+            yield 1
+            peer.take()
+            unsent.append(len(client.unsent))
+        assert max(unsent) < 8192 // len(KEPT) * 150 and len(peer.take()) > 1000
 
 
 # Limits of a turn

@@ -52,8 +52,8 @@ def test_a_listener_is_taken_as_it_is(host):
         lab.until_blocked(server.pid, "epoll_wait")
         with server.paused():
             talk = lab.Conversation(address)
+            talk.send(KEPT)
             server.send_signal(signal.SIGTERM)
-        talk.send(KEPT)
         talk.read_all()
         assert statuses(talk.received) == [200]
         talk.close()

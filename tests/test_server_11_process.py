@@ -36,6 +36,22 @@ def serve(*arguments, before=""):
     return lab.Server(["sh", "-c", f'{before} exec "$@"', "sh", *command], name="11_hardened.py")
 
 
+SMALL_BUFFER = """
+prepare = chapter.prepare
+def small(listener):
+    prepare(listener)
+    listener.setsockopt(chapter.socket.SOL_SOCKET, chapter.socket.SO_SNDBUF, 10_000)
+chapter.prepare = small
+"""
+
+
+@pytest.fixture
+def small(run_folder):
+    """Write a server with small send buffers, and a last call of 9 s; returns its path."""
+    patient = {"farewell": 2, "last call": 9, "pause": 1}
+    return lab.variant(HARDENED, "small.py", SMALL_BUFFER, SECONDS=patient)
+
+
 @pytest.fixture
 def eleven():
     with lab.serve(HARDENED) as server:
@@ -152,19 +168,9 @@ def test_each_deadline_is_the_one_that_is_asked_for(name, act, expected):
         assert SOON - 0.1 < time.monotonic() - began < 4
 
 
-SMALL_BUFFER = """
-prepare = chapter.prepare
-def small(listener):
-    prepare(listener)
-    listener.setsockopt(chapter.socket.SOL_SOCKET, chapter.socket.SO_SNDBUF, 10_000)
-chapter.prepare = small
-"""
-
-
-def test_who_takes_no_answer_is_reset(run_folder):
+def test_who_takes_no_answer_is_reset(small):
     """Though all that it has sent is read: the kernel keeps nothing for it either."""
-    path = lab.variant(HARDENED, "small.py", SMALL_BUFFER)
-    with lab.serve(path, "--write-timeout", SOON) as server:
+    with lab.serve(small, "--write-timeout", SOON) as server:
         epoll = lab.until_blocked(server.pid, "epoll_wait").arguments[0]
         with lab.connect(server, receive_buffer=1) as talk:
             while not waits_for_room(server, epoll):
@@ -365,28 +371,31 @@ def test_who_waits_in_the_queue_is_answered(eleven, number):
 
 
 @SIGNALS
-def test_all_who_are_there_get_what_they_are_due(eleven, number):
+def test_all_who_are_there_get_what_they_are_due(small, number):
     """And the door is shut first: nobody is let in who would not be served."""
-    half, idle, full = (lab.connect(eleven, receive_buffer=size) for size in (None, None, 20_000))
-    half.send(KEPT[:20])
-    asks_without_end(eleven, full)
-    eleven.send_signal(number)
+    with lab.serve(small) as server:
+        half, idle, full = (
+            lab.connect(server, receive_buffer=size) for size in (None, None, 10_000)
+        )
+        half.send(KEPT[:20])
+        asks_without_end(server, full)
+        server.send_signal(number)
 
-    def refuses():
-        with contextlib.suppress(ConnectionRefusedError):
-            lab.connect(eleven).close()
-            return False
-        return True
+        def refuses():
+            with contextlib.suppress(ConnectionRefusedError):
+                lab.connect(server).close()
+                return False
+            return True
 
-    lab.until(refuses)
-    half.send(KEPT[20:])
-    idle.send(KEPT)
-    for talk in (half, idle, full):
-        talk.read_all()
-        assert talk.ended == "closed" and talk.received.endswith(b"Hello, world!")
-        assert talk.received.count(b"\r\nConnection: close\r\n") == 1
-        talk.close()
-    assert (eleven.wait(), eleven.errors()) == (0, "")
+        lab.until(refuses)
+        half.send(KEPT[20:])
+        idle.send(KEPT)
+        for talk in (half, idle, full):
+            talk.read_all()
+            assert talk.ended == "closed" and talk.received.endswith(b"Hello, world!")
+            assert talk.received.count(b"\r\nConnection: close\r\n") == 1
+            talk.close()
+        assert (server.wait(), server.errors()) == (0, "")
 
 
 @SIGNALS

@@ -4,6 +4,8 @@ The loop is fed by hand, without sockets and deadlines; hypothesis chooses reque
 same in each run.
 """
 
+import re
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -67,12 +69,6 @@ class Parsing:
     def __init__(self):
         seconds = self.module.SECONDS | {name: each for name, each, _ in self.module.DEADLINES}
         self.loop, self.number = self.module.Loop(None, None, seconds, 10), 0
-        self.loop.answers = {
-            (status, head, last): b"HTTP/1.1 %d %d%d\r\n" % (status, head, last)
-            for status in (200, 400, 405, 408, 413, 417, 431, 501, 505)
-            for head in (False, True)
-            for last in (False, True)
-        }
 
     def client(self):
         self.number += 1
@@ -83,9 +79,9 @@ class Parsing:
             self.loop.parse(client, piece)
 
     def verdict(self, client):
-        """Return all a client would get, whether it was the last, and what phase it is in."""
+        """Return what a client would get but for dates, whether it was the last, and its phase."""
         phase = None if client.is_leaving else self.module.phase_of(client)
-        return bytes(client.unsent), client.is_leaving, phase
+        return re.sub(rb"Date: [^\r]*", b"Date:", client.unsent), client.is_leaving, phase
 
     def close(self):
         self.loop.epoll.close()
