@@ -133,6 +133,13 @@ def test_what_nobody_reads_any_more_is_not_written_to_any_more(log, name):
     assert read().endswith("/first\n")
 
 
+def test_whatever_a_target_is_it_is_escaped(log):
+    """The parser lets no control through, which is another's promise."""
+    say, _, read = log
+    say(b"/\x1b]0;\x07\xff\n")
+    assert read().endswith(r" 200 GET /\x1b]0;\x07\xff\n" + "\n")
+
+
 def test_who_is_gone_is_called_so(log):
     say, _, read = log
     with lab.pair()[1] as peer:

@@ -61,35 +61,56 @@ def cut(data, sizes):
     return pieces
 
 
+class Wire:
+    """In place of a client's socket: it takes one piece at a time, and all that is sent."""
+
+    def __init__(self, number):
+        self.number, self.piece, self.sent, self.ended = number, b"", b"", False
+
+    def fileno(self):
+        return self.number
+
+    def recv(self, size):
+        assert len(self.piece) <= size
+        return self.piece
+
+    def send(self, data):
+        self.sent += data
+        return len(data)
+
+    def shutdown(self, how):
+        self.ended = True
+
+
 class Parsing:
-    """A Loop of chapter 11's that is fed by hand, without sockets, epoll or deadlines."""
+    """A Loop of chapter 11's that is fed by hand, without epoll, and without a clock."""
 
     module = load(HARDENED)
 
     def __init__(self):
         seconds = self.module.SECONDS | {name: each for name, each, _ in self.module.DEADLINES}
-        self.loop, self.number = self.module.Loop(None, None, seconds, 10), 0
+        self.loop, self.number = self.module.Loop(None, None, seconds, 10), 1000
 
     def client(self):
         self.number += 1
-        return self.module.Client(Unplugged(self.number))
+        return self.module.Client(Wire(self.number))
 
-    def feed(self, client, piece):
-        if not client.is_leaving:
-            self.loop.parse(client, piece)
+    def feed(self, client, data):
+        while data:
+            client.socket.piece, data = (
+                data[: self.module.TURN_BYTES],
+                data[self.module.TURN_BYTES :],
+            )
+            self.loop.read(client)
 
     def verdict(self, client):
-        """Return what a client would get but for dates, whether it was the last, and its phase."""
-        phase = None if client.is_leaving else self.module.phase_of(client)
-        return re.sub(rb"Date: [^\r]*", b"Date:", client.unsent), client.is_leaving, phase
+        """Return what a client has got but for dates, whether it has ended, and its phase."""
+        assert not client.unsent
+        got = re.sub(rb"Date: [^\r]*", b"Date:", client.socket.sent)
+        return got, client.socket.ended, client.phase
 
     def close(self):
         self.loop.epoll.close()
-
-
-class Unplugged:
-    def __init__(self, number):
-        self.fileno = lambda: number
 
 
 def alone(pieces):
@@ -99,6 +120,21 @@ def alone(pieces):
         parsing.feed(client, piece)
     parsing.close()
     return parsing.verdict(client)
+
+
+def test_the_same_is_answered_alike_whoever_has_asked_before():
+    """By one loop, in any order: what it remembers of one is nothing to another."""
+    parsing, requests = Parsing(), [*WHOLE, *BROKEN, *(each + KEPT for each in WHOLE)]
+    due = {request: alone([request]) for request in requests}
+    for request in [*requests, *reversed(requests), *requests]:
+        client = parsing.client()
+        parsing.feed(client, request)
+        assert parsing.verdict(client) == due[request], request
+        if not client.is_leaving and not client.request:
+            parsing.feed(client, request)
+            got, ended, phase = due[request]
+            assert parsing.verdict(client) == (got * 2, ended, phase), request
+    parsing.close()
 
 
 deterministic = settings(
