@@ -8,6 +8,7 @@ import pty
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -224,6 +225,18 @@ def test_a_pipe_whose_reader_is_stopped_stops_nobody(started):
     assert text.count(b"200 GET /\n") + int(lost) == 6001
     assert reader.wait(5) == 0
     reader.stdout.close()
+
+
+def test_a_socket_that_nobody_reads_stops_nobody(started):
+    """As the journal gives one for standard output, systemd.exec(5): it can't be opened anew."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+            process = started(theirs)
+        with lab.Conversation(address_in(ours.recv(1000))) as talk:
+            answered(talk, KEPT, 3000)
+        assert ends_in_order(process)
 
 
 def test_a_disk_that_is_full_for_a_moment_is_written_to_again(started, tmp_path):
