@@ -305,6 +305,15 @@ def test_a_body_is_no_request(ask, request_):
     assert len(peer.take()) == 2 and not peer.ended
 
 
+@pytest.mark.parametrize("known", [KEPT, HEAD, SIZED, UNSIZED])
+def test_a_body_is_none_that_looks_like_a_request_that_has_been_answered(ask, known):
+    """Each piece is read alone, and the same request is asked before and afterwards."""
+    (status,) = ask(known).take()
+    sized = POST + b"Content-Length: %d\r\n\r\n" % len(known)
+    peer = ask(known, known, sized, known, known)
+    assert (peer.take(), peer.ended) == ([status, status, 405, status], False)
+
+
 @pytest.mark.parametrize(
     "request_",
     [
