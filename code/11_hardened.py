@@ -34,6 +34,7 @@ BODY_BYTES = 1_000_000  # of its body, or 413
 DISCARDED_BYTES = 16_000_000  # after the last answer, or a reset
 TURN_BYTES = 8192  # read from a client in one turn: 327 requests of 25 bytes
 TURN_NEWCOMERS = 64  # accepted
+KNOWN = 128  # requests that are not parsed again, see remember
 RESERVED = 16  # descriptors that no client gets
 BACKLOG = 4096  # the kernel may cut it down to net.core.somaxconn
 TICK = 0.25  # seconds: see Deadlines
@@ -52,7 +53,7 @@ SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC}
 BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}  # the listener itself
 NO_ROOM = {errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-KNOWN = {method.value.encode() for method in http.HTTPMethod}
+METHODS = {method.value.encode() for method in http.HTTPMethod}
 TELLING = {b"connection", b"content-length", b"transfer-encoding", b"expect"}
 HOST = re.compile(rb"[\w.~!$&'()*+,;=:%[\]-]*", re.ASCII)  # RFC 3986, 3.2.2
 TARGET = re.compile(rb"/|[A-Za-z]+://[^/?#:]")  # but for OPTIONS and CONNECT
@@ -136,7 +137,7 @@ class Request:
         self.method = self.parser.get_method()
         self.is_last = not self.parser.should_keep_alive()
         if self.method not in (b"GET", b"HEAD"):
-            self.status = 405 if self.method in KNOWN else 501
+            self.status = 405 if self.method in METHODS else 501
         # Otherwise it is HTTP/1.1, as who speaks 1.0 has to ask for keep-alive.
         usual = self.hosts == 1 and self.status == 200 and self.target[:1] == b"/"
         if self.fields or self.is_last or not usual:
@@ -300,6 +301,7 @@ class Loop:
         self.most, self.log = most, log
         self.epoll, self.clients, self.fresh = select.epoll(), {}, Request(self)
         self.answers, self.answers_until = {}, -math.inf
+        self.known, self.given = {}, (200, False, False)
         self.deadlines, self.pause, self.end = Deadlines(), Timer(), Timer()
         self.is_open, self.is_draining, self.is_over = True, False, False
         self.now = time.monotonic()
@@ -378,7 +380,11 @@ class Loop:
             if client.discarded > DISCARDED_BYTES:
                 self.reset(client)
         else:
-            self.parse(client, data)
+            key = None if client.request else self.known.get(data)
+            if key:
+                client.unsent += self.answer_of(key)
+            else:
+                self.parse(client, data)
             if client.unsent:
                 self.write(client)
             elif client.phase != phase_of(client):
@@ -403,6 +409,19 @@ class Loop:
             self.hand_over(client, request)
         else:
             request.room = HEADER_BYTES  # empty lines may have come
+            if client.unsent == self.answer_of(self.given):
+                self.remember(data, self.given)
+
+    def remember(self, data, key):
+        """Answer these bytes alike when a client sends them again.
+
+        They were one whole request, and the parser's judgement depends on nothing
+        else. On a connection that is kept most requests are like one before.
+        """
+        if not self.log:
+            if len(self.known) == KNOWN:
+                self.known.clear()
+            self.known[data] = key
 
     def hand_over(self, client, request):
         """Let a client keep the request that it has begun, and nobody else's."""
@@ -421,13 +440,17 @@ class Loop:
     def answer(self, request):
         client = request.client
         client.is_leaving = is_last = request.is_last or self.is_draining
-        key = request.status, request.method == b"HEAD", is_last
+        self.given = request.status, request.method == b"HEAD", is_last
+        client.unsent += self.answer_of(self.given)
+        if self.log:
+            self.log.say(request)
+
+    def answer_of(self, key):
+        """Return an answer, which is made anew in each second, for its date."""
         answer = self.answers.get(key)
         if not answer:
             answer = self.answers[key] = make_answer(*key)
-        client.unsent += answer
-        if self.log:
-            self.log.say(request)
+        return answer
 
     def write(self, client):
         try:
@@ -511,7 +534,7 @@ class Loop:
         """Let in who is waiting, nobody else, and serve till all have their answers."""
         while self.is_open and self.admit():
             pass
-        self.is_draining = True
+        self.is_draining, self.known = True, {}
         self.deadlines.remove(self.pause)
         self.epoll.unregister(self.listener)  # another process may hold it, too
         self.listener.close()

@@ -191,6 +191,8 @@ def bench():
         print(f"\nThis machine is busy (its load is {found['load']}): all costs more here.")
     found["servers"] = measure(names)
     _show("CPU time per request, µs; requests per second", found["servers"])
+    found["varied"] = measure(closer, varied=True)
+    _show("the same where no two requests are alike", found["varied"])
     found["calls"] = {name: calls(name) for name in TRACED if name in names}
     _show("system calls per request", found["calls"])
     found["idle"] = beside_idle(closer, dict.fromkeys(min(number, many) for number in IDLE))

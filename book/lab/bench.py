@@ -12,6 +12,7 @@ The stored measurement is book/bench.json; times are in µs, memory is in bytes:
 
 servers   by name: CPU time per request, the median of the rounds ("cpu") and the "least" of them,
           the part of it that the "kernel" takes, and requests per second ("rate")
+varied    the same, where each request asks for another path
 calls     by name: system calls per request, counted by strace
 idle      by name, by the number of idle connections beside the 64: "cpu" and "least"
 memory    by name: the server's memory per connection, "silent" and "idle" after an answer
@@ -184,9 +185,13 @@ def parse(said):
     return Load(int(requests[0]), float(rate[0]))
 
 
-def wrk(server, seconds):
-    """Put a server under load; return the Load. Raises RuntimeError if a request has failed."""
+def wrk(server, seconds, varied=False):
+    """Put a server under load; return the Load. Raises RuntimeError if a request has failed.
+
+    varied: whether each request asks for another path. Otherwise all are the same bytes.
+    """
     words = f"wrk --threads 1 --connections {CONNECTIONS} --duration {seconds}s".split()
+    words += ["--script", str(RIVALS / "varied.lua")] * varied
     url = "http://{}:{}/".format(*server.address)
     done = subprocess.run([*words, url], capture_output=True, text=True, timeout=seconds + 10)
     try:
@@ -243,17 +248,17 @@ def _ticks(server):
     return sum(system for _, system in times), sum(map(sum, times))
 
 
-def turn(server, seconds):
+def turn(server, seconds, varied=False):
     """Put a server under load once; returns a Turn."""
     used, ticks = server.cpu_time(), _ticks(server)
-    load = wrk(server, seconds)
+    load = wrk(server, seconds, varied)
     system, every = (now - before for now, before in zip(_ticks(server), ticks, strict=True))
     return Turn((server.cpu_time() - used) / load.requests * 1e6, system, every, load.rate)
 
 
-def in_turns(servers, times, seconds):
+def in_turns(servers, times, seconds, varied=False):
     """Put servers under load in turns; return {name: what the stored measurement says of one}."""
-    rounds = [[turn(server, seconds) for server in servers] for _ in range(times)]
+    rounds = [[turn(server, seconds, varied) for server in servers] for _ in range(times)]
     found = {}
     for server, turns in zip(servers, zip(*rounds, strict=True), strict=True):
         cpu, system, ticks, rate = zip(*turns, strict=True)
@@ -266,13 +271,14 @@ def in_turns(servers, times, seconds):
     return found
 
 
-def measure(names, times=20, seconds=1):
+def measure(names, times=20, seconds=1, varied=False):
     """Measure servers under load in turns: {name: {"cpu": …, "least": …, "kernel": …, "rate": …}}.
 
     times: so many rounds, of so many seconds each. A Server may use 30 s of CPU time in its life.
     """
     with contextlib.ExitStack() as stack:
-        return in_turns([stack.enter_context(running(name)) for name in names], times, seconds)
+        servers = [stack.enter_context(running(name)) for name in names]
+        return in_turns(servers, times, seconds, varied)
 
 
 def ratio(one, other, seconds=8):
@@ -301,12 +307,21 @@ def figure(measured=None):
 
     measured: the stored measurement, unless given.
     """
-    servers = (measured or stored())["servers"]
+    measured = measured or stored()
+    servers = dict(measured["servers"])
+    for name, each in measured["varied"].items():
+        servers[f"{name}, all different"] = each
     names = sorted(servers, key=lambda name: servers[name]["cpu"])
     said = ", ".join(f"{name} {servers[name]['cpu']:.1f}" for name in names)
     return show.bars(
         "What a request costs a server that has 64 connections",
         f"Bars of the CPU time per request, in µs: {said}.",
-        {name: {name if name in MARKED else "the others": servers[name]["cpu"]} for name in names},
+        {name: {_kind(name): servers[name]["cpu"]} for name in names},
         "CPU time per request, in µs",
     )
+
+
+def _kind(name):
+    """Return what the legend calls a bar: servers that are marked have a colour of their own."""
+    name = name.partition(", all different")[0]
+    return name if name in MARKED else "the others"
