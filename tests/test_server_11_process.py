@@ -237,6 +237,17 @@ def test_what_is_refused_or_waits_is_not_kept_in_memory(eleven):
         assert eleven.cpu_share() <= lab.kernel.SPINNING
 
 
+def test_no_request_is_remembered_for_ever(eleven):
+    """A thousand that differ, eight megabytes in all."""
+    with lab.connect(eleven) as talk:
+        before = eleven.memory()
+        for number in range(1000):
+            talk.send(KEPT[:-2] + b"X: %d%b\r\n\r\n" % (number, b"y" * 8000))
+            while talk.received.count(b"Hello, world!") <= number:
+                assert talk.receive()
+        assert eleven.memory() - before < 3_000_000
+
+
 def test_no_more_clients_than_it_is_told_and_the_next_when_one_leaves():
     with lab.serve(HARDENED, "--max-connections", 2) as server:
         talks = [lab.connect(server) for _ in range(2)]
