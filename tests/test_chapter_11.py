@@ -38,6 +38,8 @@ def test_the_first_screen():
         "it”; “A client may be silent, drip a byte now and then, vanish, or ask for more than it "
         "reads: nobody else notices. And before the server ends, it answers whoever has asked”"
     )
+    ends = [row for (row, server), word in STORED.items() if (server, word) == ("11", "ends")]
+    assert ends and all("SIGTERM" in row for row in ends), "“Where it ends, it was told to”"
     assert {"10", "11"} == {server for server, _ in shown}, (
         "intro: “a server to leave running, with timeouts and limits: Leave it running”; "
         "README: “and a server to leave running, with deadlines, limits and a graceful shutdown”"
