@@ -42,6 +42,14 @@ def test_a_line_for_each_answer(logging):
     assert all(f" 127.0.0.1:{port} " in line for line in lines)
 
 
+def test_a_line_for_each_though_all_are_alike(logging):
+    with lab.connect(logging) as talk:
+        for _ in range(5):
+            answered(talk, KEPT, 1)
+    logging.wait_for(" 200 GET /\n", times=5)
+    assert logging.output().count("\n") == 5
+
+
 def test_without_v_it_says_nothing():
     with lab.serve(HARDENED) as server:
         assert lab.rows.is_hello(lab.get(server.address))
