@@ -182,10 +182,6 @@ def test_system_calls_of_a_request():
 # What is stored
 
 STORED = json.loads((BOOK / "bench.json").read_text(encoding="utf-8"))
-on_a_quiet_machine = pytest.mark.skipif(
-    STORED["load"] > all_of_it.QUIET,
-    reason="measured on a busy machine: `make bench` on a quiet one",
-)
 
 
 def test_what_is_stored_says_where_it_was_measured():
@@ -205,15 +201,18 @@ def test_all_servers_have_been_measured():
         assert 0 < each["kernel"] < 1 and each["rate"] > 1000, name
 
 
-@on_a_quiet_machine
 def test_the_hardened_server_costs_what_was_asked_of_it():
-    """At most 1.25 times nginx's CPU time per request, and 0.45 of uvicorn's."""
+    """At most 1.25 times nginx's CPU time per request, and 0.45 of uvicorn's.
+
+    Where this fails the machine was busy: measure again on a quiet one.
+    """
     cost = {name: each["least"] for name, each in STORED["servers"].items()}
     assert cost["11_hardened"] <= 1.25 * cost["nginx"]
     assert cost["11_hardened"] <= 0.45 * cost["uvicorn"]
+    varied = {name: each["least"] for name, each in STORED["varied"].items()}
+    assert varied["11_hardened"] <= 1.25 * varied["nginx"]
 
 
-@on_a_quiet_machine
 def test_idle_connections_cost_nothing():
     for name in bench.MARKED:
         costs = [each["least"] for each in STORED["idle"][name].values()]
@@ -233,9 +232,21 @@ def test_what_else_is_stored_of_the_hardened_server_and_nginx():
 def test_the_figure_shows_all_servers_the_cheapest_first():
     drawn = bench.figure()
     values = [next(iter(bar.values())) for bar in drawn.shows.values()]
-    assert set(drawn.shows) == set(STORED["servers"]) and values == sorted(values)
+    different = {f"{name}, all different" for name in bench.MARKED}
+    assert set(drawn.shows) == set(STORED["servers"]) | different and values == sorted(values)
+    assert drawn.shows["nginx, all different"] == {"nginx": STORED["varied"]["nginx"]["cpu"]}
     assert drawn.shows["nginx"] == {"nginx": STORED["servers"]["nginx"]["cpu"]}
     assert "11_hardened" in drawn.shows["11_hardened"]
     assert "the others" in drawn.shows["uvicorn"]
     for name, each in STORED["servers"].items():
         assert f"{name} {each['cpu']:.1f}" in drawn.alt
+
+
+@with_wrk
+def test_varied_requests_are_all_different():
+    """The server that remembers requests has none of them in mind, and is answered all the same."""
+    same, varied = (
+        bench.measure(["11_hardened"], times=3, varied=varied)["11_hardened"]["least"]
+        for varied in (False, True)
+    )
+    assert varied > 1.05 * same
