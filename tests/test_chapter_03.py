@@ -297,7 +297,7 @@ def test_what_is_left_to_break():
         "server”"
     )
     assert mine["its console closed"] == "frozen", (
-        "“and once the console is closed nobody gets one”; “when the console is closed, every "
+        "“and once the console is closed nobody gets one”; “When the console is closed, every "
         "thread dies of its `print`, and nobody is answered any more”"
     )
     assert mine["says nothing"] == "ok", (

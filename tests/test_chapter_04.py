@@ -235,6 +235,8 @@ def test_who_kills_it():
         "“a client that leaves before it has asked makes the server spin”; “A client that leaves "
         "before its request is whole makes the server spin, while it serves the others”"
     )
+    before = {words["asks and leaves", each] for each in ("02", "03")}
+    assert before == {"ok"}, "“the one that both predecessors survive”"
     assert mine["a header without end"] == "leaking", (
         "“A client that sends a header without end is put up with, and all of it is kept”"
     )
