@@ -317,7 +317,7 @@ def figure(measured=None):
         "What a request costs a server that has 64 connections",
         f"Bars of the CPU time per request, in µs: {said}.",
         {name: {_kind(name): servers[name]["cpu"]} for name in names},
-        "CPU time per request, in µs",
+        "µs of CPU time per request",
     )
 
 
