@@ -475,7 +475,7 @@ class Loop:
             client.socket.shutdown(socket.SHUT_WR)
             self.enter(client, "farewell")
         else:
-            self.enter(client, phase_of(client) if client.request else "idle")
+            self.enter(client, phase_of(client))
 
     def watch(self, client, events):
         client.watched = events
@@ -546,8 +546,9 @@ class Loop:
 
 def phase_of(client):
     """Return the phase of a client to whom nothing is unsent."""
-    has_header = client.request and client.request.has_header
-    return "body" if has_header else "header" if client.request else "idle"
+    if not client.request:
+        return "idle"
+    return "body" if client.request.has_header else "header"
 
 
 def prepare(listener):

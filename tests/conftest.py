@@ -1,8 +1,12 @@
 """What the tests share: servers written on the spot, and a search for leftovers."""
 
 import contextlib
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import textwrap
 import threading
 from pathlib import Path
@@ -14,15 +18,14 @@ import lab
 from lab import notebooks
 from look import kernel
 from stage import HARDENED, Stage
+from survive.clients import KEPT
 
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
 # Chapter 11's has tests of its own.
 SERVERS = [path for path in sorted((ROOT / "code").glob("*.py")) if path != HARDENED]
 
-# A request whose connection is kept, and one that asks for its end; an answer has this many bytes
-# at the least.
-KEPT = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+# A request like KEPT that asks for the connection's end; an answer has so many bytes at the least.
 CLOSING = KEPT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 ANSWER_SIZE = 78
 
@@ -107,6 +110,35 @@ def is_refused(done, says):
     return (done.returncode, done.stdout, len(lines)) == (2, "", 1) and bool(
         re.search(says, lines[0])
     )
+
+
+@pytest.fixture
+def at_a_console():
+    """Run a server at a console of its own; yields a function path, output, … → process."""
+    started = []
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+    def start(path, output, *arguments):
+        command = [sys.executable, str(path), "0", *arguments]
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, env=environment)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def address_in(text):
+    """Return the address in the first line that a server prints, in bytes."""
+    return "127.0.0.1", int(text.decode().split(":")[1])
+
+
+def ends_in_order(process):
+    """Send SIGTERM to a process; tell whether it ends with status 0 and without a word."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(5) == 0 and process.stderr.read() == b""
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import time
 import pytest
 
 import lab
-from conftest import CLOSING, KEPT, ROOT, interest, read_answers
+from conftest import CLOSING, KEPT, ROOT, address_in, ends_in_order, interest, read_answers
 from survive import awkward
 
 TEN = ROOT / "code" / "10_peers_that_close.py"
@@ -334,40 +334,13 @@ def test_a_false_alarm_costs_nobody_the_connection(run_folder):
             talk.close()
 
 
-@pytest.fixture
-def at_a_console():
-    """Run the server at a console of its own; yields a function console → process."""
-    started = []
-    environment = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
-
-    def start(console):
-        command = [sys.executable, str(TEN), "0"]
-        process = subprocess.Popen(command, stdout=console, stderr=subprocess.PIPE, env=environment)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def address_in(text):
-    return "127.0.0.1", int(text.decode().split(":")[1])
-
-
-def ends_in_order(process):
-    process.send_signal(signal.SIGTERM)
-    return process.wait(5) == 0 and process.stderr.read() == b""
-
-
 def test_a_console_that_is_full_for_a_moment_is_written_to_again(at_a_console):
     """Somebody has made it non-blocking: what does not fit then is not printed, nor kept."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writer, False)
     with open(reader, "rb", buffering=0) as console, open(writer, "wb", buffering=0) as end:
-        process = at_a_console(end)
+        process = at_a_console(TEN, end)
         address = address_in(console.read(1000))
         for _ in range(200):
             assert lab.rows.is_hello(lab.get(address))
@@ -387,7 +360,7 @@ def test_a_console_that_is_full_for_a_moment_is_written_to_again(at_a_console):
 def test_a_terminal_that_is_hung_up_does_not_matter(at_a_console):
     """Writing to it fails with EIO, not with EPIPE as to a pipe."""
     ours, theirs = pty.openpty()
-    process = at_a_console(theirs)
+    process = at_a_console(TEN, theirs)
     os.close(theirs)
     address = address_in(os.read(ours, 1000))
     os.close(ours)
@@ -399,7 +372,7 @@ def test_a_terminal_that_is_hung_up_does_not_matter(at_a_console):
 def test_a_log_that_can_not_grow_for_a_moment_is_written_to_again(at_a_console, tmp_path):
     log = tmp_path / "log"
     with open(log, "wb") as file:
-        process = at_a_console(file)
+        process = at_a_console(TEN, file)
     address = address_in(lab.until(log.read_bytes))
     written = log.stat().st_size
     hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)[1]

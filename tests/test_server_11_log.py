@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 import lab
-from conftest import CLOSING, KEPT
+from conftest import CLOSING, KEPT, address_in, ends_in_order
 from stage import HARDENED, load, statuses
 
 LINE = r"\d\d:\d\d:\d\d 127\.0\.0\.1:\d+ (\d{3}) (.*)"
@@ -160,33 +160,6 @@ def test_who_is_gone_is_called_so(log):
 # At a console, or a file, of its own
 
 
-@pytest.fixture
-def started():
-    """Run the server with -v into a file object; yields a function output → process."""
-    running = []
-    environment = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
-
-    def start(output, *more):
-        command = [sys.executable, str(HARDENED), "0", "-v", *more]
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, env=environment)
-        running.append(process)
-        return process
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-def address_in(text):
-    return "127.0.0.1", int(text.decode().split(":")[1])
-
-
-def ends_in_order(process):
-    process.send_signal(signal.SIGTERM)
-    return process.wait(5) == 0 and process.stderr.read() == b""
-
-
 def answered(talk, request, number):
     """Ask so often, and wait for all the answers."""
     due = talk.received.count(b"Hello, world!") + number
@@ -196,12 +169,12 @@ def answered(talk, request, number):
 
 
 @pytest.mark.parametrize("is_blocking", [True, False])
-def test_a_full_pipe_stops_nobody_and_what_was_lost_is_told(started, is_blocking):
+def test_a_full_pipe_stops_nobody_and_what_was_lost_is_told(at_a_console, is_blocking):
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 16_384)
     os.set_blocking(writer, is_blocking)
     with open(reader, "rb", buffering=0) as console, open(writer, "wb", buffering=0) as end:
-        process = started(end)
+        process = at_a_console(HARDENED, end, "-v")
         with lab.Conversation(address_in(console.read(1000))) as talk:
             answered(talk, KEPT, 1000)
             text = console.read(65536)
@@ -214,10 +187,10 @@ def test_a_full_pipe_stops_nobody_and_what_was_lost_is_told(started, is_blocking
         assert ends_in_order(process)
 
 
-def test_a_pipe_whose_reader_is_stopped_stops_nobody(started):
+def test_a_pipe_whose_reader_is_stopped_stops_nobody(at_a_console):
     """As `| less`, or a terminal with Ctrl-S."""
     reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    process = started(reader.stdin)
+    process = at_a_console(HARDENED, reader.stdin, "-v")
     reader.stdin.close()
     address = address_in(reader.stdout.readline())
     reader.send_signal(signal.SIGSTOP)
@@ -235,22 +208,22 @@ def test_a_pipe_whose_reader_is_stopped_stops_nobody(started):
     reader.stdout.close()
 
 
-def test_a_socket_that_nobody_reads_stops_nobody(started):
+def test_a_socket_that_nobody_reads_stops_nobody(at_a_console):
     """As the journal gives one for standard output, systemd.exec(5): it can't be opened anew."""
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
-            process = started(theirs)
+            process = at_a_console(HARDENED, theirs, "-v")
         with lab.Conversation(address_in(ours.recv(1000))) as talk:
             answered(talk, KEPT, 3000)
         assert ends_in_order(process)
 
 
-def test_a_disk_that_is_full_for_a_moment_is_written_to_again(started, tmp_path):
+def test_a_disk_that_is_full_for_a_moment_is_written_to_again(at_a_console, tmp_path):
     log = tmp_path / "log"
     with open(log, "wb") as file:
-        process = started(file)
+        process = at_a_console(HARDENED, file, "-v")
     address = address_in(lab.until(log.read_bytes))
     written = log.stat().st_size
     hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)[1]
@@ -273,10 +246,10 @@ def test_a_console_that_is_closed_does_not_matter_not_even_at_the_end(logging):
     assert (logging.wait(), logging.errors()) == (0, "")
 
 
-def test_a_terminal_that_is_hung_up_does_not_matter(started):
+def test_a_terminal_that_is_hung_up_does_not_matter(at_a_console):
     """Writing to it fails with EIO."""
     ours, theirs = pty.openpty()
-    process = started(theirs)
+    process = at_a_console(HARDENED, theirs, "-v")
     os.close(theirs)
     address = address_in(os.read(ours, 1000))
     os.close(ours)
@@ -307,11 +280,11 @@ def test_what_takes_not_even_the_first_line_does_not_matter(what):
         process.communicate()
 
 
-def test_a_terminal_that_nobody_reads_stops_nobody(started):
+def test_a_terminal_that_nobody_reads_stops_nobody(at_a_console):
     """As after Ctrl-S. It is ready for writing as long as it has room for one byte."""
     ours, theirs = pty.openpty()
     with open(ours, "rb", buffering=0) as terminal:
-        process = started(theirs)
+        process = at_a_console(HARDENED, theirs, "-v")
         os.close(theirs)
         with lab.Conversation(address_in(terminal.read(1000))) as talk:
             for size in range(0, 480, 7):

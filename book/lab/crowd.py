@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from look import kernel
-from survive.clients import REQUEST, reset
+from survive.clients import REQUEST, is_full, reset
 from survive.waiting import until
 
 from .experiment import settled
@@ -184,15 +184,9 @@ def queue_up(address, number):
     for _ in range(number):
         caller = Asker(address)
         callers.append(caller)
-        until(lambda caller=caller: caller.state() != "SYN-SENT" or _is_full(address))
+        until(lambda caller=caller: caller.state() != "SYN-SENT" or is_full(address))
         settled(caller.socket)
     return callers
-
-
-def _is_full(address):
-    """Tell whether the accept queue is so full that a SYN is dropped."""
-    waiting, limit = kernel.accept_queue(address)
-    return waiting > limit
 
 
 def keep_coming(address, rate, seconds):

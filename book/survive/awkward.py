@@ -18,7 +18,7 @@ import time
 
 from look import kernel
 
-from .clients import REQUEST, vanish
+from .clients import KEPT, REQUEST, is_full, vanish
 from .waiting import until
 
 HALF = b"GET / HT"
@@ -139,9 +139,8 @@ def ten_while_it_is_busy(talk, server):
         until(lambda: not kernel.accept_queue(server.address)[0], 0.5)
     with server.paused():
         while len(talk.others) < TOGETHER - 1:
-            waiting, limit = kernel.accept_queue(server.address)
-            if waiting > limit:
-                break  # the queue is full: one more would wait for a second
+            if is_full(server.address):
+                break  # one more would wait for a second
             _until_let_in(talk.another())
     together = (talk, *talk.others)
     for each in together:
@@ -220,10 +219,7 @@ def a_body_left_unread(talk, server):
 
 def two_pipelined_requests(talk, server):
     """Sends two requests of HTTP/1.1 in one segment, the second asking to close."""
-    talk.send(
-        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )
+    talk.send(KEPT + b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     talk.read_all()
 
 
@@ -270,9 +266,6 @@ def sends_without_pause(talk, server):
         until(lambda: sum(count for _, _, count in talk.events) > 2_000_000, 1)
 
 
-KEPT = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
 def asks_without_pause(talk, server):
     """Pipelines requests as fast as they are taken, reads each answer at once, and never stops."""
 
@@ -290,6 +283,13 @@ def asks_without_pause(talk, server):
 
 DESCRIPTORS = 16
 DRIP, SIP = 0.1, 1  # seconds between two bytes: of those that drip, of those that sip
+
+
+def _limit_descriptors(server):
+    """Leave the server's first process so many descriptors; return how many it may have in all."""
+    limit = kernel.descriptors(server.pid) + DESCRIPTORS
+    server.limit(resource.RLIMIT_NOFILE, limit)
+    return limit
 
 
 def _come_until_full(talk, server, begin):
@@ -314,13 +314,11 @@ def _come_until_full(talk, server, begin):
     seconds = DELIVERY if _until_dealt_with(talk, server) else 0.05
     if talk.comes_alone:
         return start(talk)
-    limit = kernel.descriptors(server.pid) + DESCRIPTORS
-    server.limit(resource.RLIMIT_NOFILE, limit)
+    limit = _limit_descriptors(server)
     with contextlib.suppress(OSError):  # it has ended
         start(talk)
         while len(talk.others) < 2 * DESCRIPTORS:
-            waiting, room = kernel.accept_queue(server.address)
-            if kernel.descriptors(server.pid) >= limit or waiting > room:
+            if kernel.descriptors(server.pid) >= limit or is_full(server.address):
                 break
             client = talk.another()
             _until_let_in(client)
@@ -411,8 +409,7 @@ def vanishes_with_an_answer_unread(talk, server):
 
 def more_clients_than_descriptors(talk, server):
     """Twice as many silent clients as the server may have descriptors; then all leave."""
-    limit = kernel.descriptors(server.pid) + DESCRIPTORS  # of its first process
-    server.limit(resource.RLIMIT_NOFILE, limit)
+    limit = _limit_descriptors(server)
 
     def no_more():
         return kernel.descriptors(server.pid) >= limit
@@ -518,14 +515,20 @@ def _until_told(server):
         until(has_acted, DELIVERY)
 
 
+def _read_the_rest(talk):
+    """Read to the end; what has come whole, and ended in order, is no fault."""
+    talk.read_all()
+    if talk.answers() and talk.ended == "closed":
+        talk.fault = ""
+
+
 def sigterm_while_clients_wait_in_the_queue(talk, server):
     """Ten ask while the server is stopped, or as many as its queue takes; then SIGTERM comes."""
     plain_get(talk, server)
     _until_dealt_with(talk, server)
     with server.paused():
         while len(talk.others) < TOGETHER:
-            waiting, room = kernel.accept_queue(server.address)
-            if waiting > room:
+            if is_full(server.address):
                 break
             _until_let_in(talk.another())
             _send_and_wait(talk.others[-1], REQUEST)
@@ -549,9 +552,7 @@ def sigterm_while_a_request_is_half_read(talk, server):
     _tell_to_end(server, talk)
     _until_told(server)
     talk.send(REQUEST[len(HALF) :])
-    talk.read_all()
-    if talk.answers() and talk.ended == "closed":
-        talk.fault = ""
+    _read_the_rest(talk)
 
 
 def sigterm_while_an_answer_is_half_read(talk, server):
@@ -563,6 +564,4 @@ def sigterm_while_an_answer_is_half_read(talk, server):
     _until_dealt_with(talk, server)
     _tell_to_end(server, talk)
     _until_told(server)
-    talk.read_all()
-    if talk.answers() and talk.ended == "closed":
-        talk.fault = ""
+    _read_the_rest(talk)

@@ -21,6 +21,7 @@ from look import kernel
 from .waiting import until
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
+KEPT = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"  # its connection is kept
 SECONDS = 5
 ENDS = {"closed": "closed", "reset": "was reset"}  # the name of an end among the events
 MOST_RECEIVED = 64_000_000  # bytes, in a conversation
@@ -254,7 +255,10 @@ class Conversation:
         for other in self.others:
             other.close()
         if not self.is_closed:
-            (reset if self._has_vanished else socket.socket.close)(self.socket)
+            if self._has_vanished:
+                reset(self.socket)
+            else:
+                self.socket.close()
             self.note("left")
 
     def reset(self):
@@ -321,6 +325,12 @@ def outcome(call, *arguments):
         return "ETIMEDOUT"
     except OSError as error:
         return errno.errorcode[error.errno]
+
+
+def is_full(address):
+    """Tell whether the accept queue of a listener is so full that a SYN is dropped."""
+    waiting, limit = kernel.accept_queue(address)
+    return waiting > limit
 
 
 def fill(sock, buffer=200_000):
