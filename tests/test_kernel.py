@@ -489,6 +489,30 @@ def test_what_a_cork_keeps_is_not_sent():
         assert kernel.not_sent(ours) == 0
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_ends_at_an_address_with_what_they_hold(host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((host, 0), family=family))
+        address = listener.getsockname()
+        clients = [stack.enter_context(socket.create_connection(address[:2])) for _ in range(3)]
+        accepted = stack.enter_context(listener.accept()[0])
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        accepted.send(b"abc")
+        clients[1].send(b"12345")
+        lab.settled(clients[2])
+        diag = stack.enter_context(kernel.open_diag())
+        for _ in range(2):  # with the same diag
+            ends = {end.remote[1]: end for end in kernel.ends_at(address, diag)}
+        ports = [client.getsockname()[1] for client in clients]
+        inodes = set(kernel.files(os.getpid(), "socket").values())
+    assert sorted(ends) == sorted(ports), "and not the listener"
+    seen = [(ends[port].unread, ends[port].held) for port in ports]
+    assert seen == [(0, 3), (5, 0), (0, 0)]
+    assert [ends[port].inode in inodes for port in ports] == [True, False, False]
+    assert [ends[port].inode for port in ports[1:]] == [0, 0], "nobody has accepted these"
+
+
 def test_arrivals_are_seen_one_by_one():
     ours, theirs = pair()
     with ours, theirs:

@@ -20,7 +20,7 @@ import socket
 import struct
 import termios
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -300,8 +300,8 @@ class Socket:
     clients in its accept queue. unsent: bytes sent and not yet acknowledged. timer: its name;
     left: seconds until it fires. limit: of the accept queue, if it listens, 0 if that is unknown.
     kind: tcp, udp or unix. silent: seconds since data came last; acked: bytes that the peer has
-    acknowledged so far; queue: of a listener, the remote ends of those in its accept queue. Each is
-    None where that is unknown.
+    acknowledged so far; queue: of a listener, the remote ends of those in its accept queue; held:
+    of the unsent bytes, those that were never sent. Each is None where that is unknown.
     """
 
     state: str
@@ -317,6 +317,7 @@ class Socket:
     silent: Optional[float] = None
     acked: Optional[int] = None
     queue: Optional[frozenset] = None
+    held: Optional[int] = None
 
 
 ALL = (1 << len(STATES)) - 1  # states as a mask
@@ -328,6 +329,9 @@ LISTEN, TIME_WAIT = (1 << STATES.index(name) for name in ("LISTEN", "TIME-WAIT")
 DIAG_REQUEST = struct.Struct("=IHHII BBBxI 48s")
 SOCKET_ID = struct.Struct(">HH 16s16s IQ")
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLMSG_DONE = 4, 20, 3  # linux/netlink.h, sock_diag.h
+ROW = 72  # bytes of a struct inet_diag_msg; attributes follow
+INET_DIAG_INFO = 2  # an attribute, a struct tcp_info
+INFO = 1 << (INET_DIAG_INFO - 1)  # how to ask for it
 ONE, LIST_ALL = 0x1, 0x301  # NLM_F_REQUEST, and that with NLM_F_DUMP
 NO_COOKIE = (1 << 64) - 1  # INET_DIAG_NOCOOKIE, twice
 ANYBODY = {socket.AF_INET: ("0.0.0.0", 0), socket.AF_INET6: ("::", 0)}  # a listener's remote end
@@ -360,23 +364,59 @@ def open_diag():
     return diag
 
 
-def diag_rows(family, states, protocol=socket.IPPROTO_TCP, more=0):
+def diag_rows(family, states, protocol=socket.IPPROTO_TCP, more=0, port=0, diag=None):
     """Yield the rows of a family's sockets in some states (a mask): struct inet_diag_msg each.
 
     A hundred times as fast as reading /proc/net/tcp, and with the limits of listeners' queues.
-    more: extensions, whose attributes follow the row. Raises OSError if the kernel does not answer.
+    more: extensions, whose attributes follow the row. port: only of sockets with this port of their
+    own. diag: a way to sock_diag(7) that is open already. Raises OSError if the kernel does not
+    answer.
     """
-    yield from rows_of(_question(family, LIST_ALL, states, b"", protocol, more))
+    which = SOCKET_ID.pack(port, 0, b"", b"", 0, NO_COOKIE) if port else b""
+    yield from rows_of(_question(family, LIST_ALL, states, which, protocol, more), diag)
 
 
-def rows_of(message):
+def rows_of(message, diag=None):
     """Yield the rows with which sock_diag(7) answers a message that asks for all."""
-    with open_diag() as diag:
+    with contextlib.ExitStack() as stack:
+        diag = diag or stack.enter_context(open_diag())
         for kind, row in answers(diag, message):
             if kind == SOCK_DIAG_BY_FAMILY:
                 yield row
         if kind != NLMSG_DONE:
             raise OSError("sock_diag(7) has refused to list the sockets")
+
+
+def attributes(row, start=ROW):
+    """Return the attributes behind a message of netlink's, {type: bytes}."""
+    found = {}
+    while start + 4 <= len(row):
+        length, kind = struct.unpack_from("=HH", row, start)
+        if length < 4:
+            break
+        found[kind] = row[start + 4 : start + length]
+        start += (length + 3) // 4 * 4
+    return found
+
+
+def ends_at(local, diag=None):
+    """List the ends at an address of ours, (host, port), whoever has them, with what they hold.
+
+    The listener is not among them; one that was not accepted yet has the inode 0. diag: a way to
+    sock_diag(7) that is open already. Raises OSError if the kernel does not answer.
+    """
+    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+    return [
+        replace(socket_of(row), held=_held(row))
+        for row in diag_rows(family, ALL & ~LISTEN, more=INFO, port=local[1], diag=diag)
+    ]
+
+
+def _held(row):
+    """Return the bytes that an end was given to send and has not sent; None if that is unknown."""
+    info = attributes(row).get(INET_DIAG_INFO, b"")
+    offset, form = INFO_FIELDS["notsent_bytes"]
+    return struct.unpack_from(form, info, offset)[0] if len(info) >= offset + 4 else None
 
 
 def _rows(states):
@@ -430,18 +470,20 @@ def is_at_rest(pid, count=None):
     return complete and not any(row.unread for row in rows) and is_asleep(pid)
 
 
-def find_socket(local, remote=None):
+def find_socket(local, remote=None, diag=None):
     """Return the socket between two addresses, (host, port) each, or None.
 
     Without a remote one: the socket that listens for clients of the local address, which may be
     bound to all addresses. The kernel looks it up in a table: however many sockets there are, that
-    costs the same. Raises OSError if the kernel does not answer.
+    costs the same. diag: a way to sock_diag(7) that is open already. Raises OSError if the kernel
+    does not answer.
     """
     family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
     remote = tuple((remote or ANYBODY[family])[:2])
     ends = [socket.inet_pton(family, host) for host, _ in (local[:2], remote)]
     which = SOCKET_ID.pack(local[1], remote[1], *ends, 0, NO_COOKIE)
-    with open_diag() as diag:
+    with contextlib.ExitStack() as stack:
+        diag = diag or stack.enter_context(open_diag())
         kind, row = next(answers(diag, _question(family, ONE, ALL, which)))
     found = socket_of(row) if kind == SOCK_DIAG_BY_FAMILY else None
     # Where two addresses have no socket between them, the kernel answers with who listens.
@@ -482,8 +524,8 @@ def counter(name, group="TcpExt"):
 # socket, unacked and sacked are the length and the limit of its queue: net/ipv4/tcp.c.
 INFO_FIELDS = {
     "state": (0, "B"), "retransmits": (2, "B"), "rto": (8, "I"), "unacked": (24, "I"),
-    "sacked": (28, "I"), "snd_cwnd": (80, "I"), "data_segs_in": (152, "I"),
-    "data_segs_out": (156, "I"),
+    "sacked": (28, "I"), "snd_cwnd": (80, "I"), "notsent_bytes": (144, "I"),
+    "data_segs_in": (152, "I"), "data_segs_out": (156, "I"),
 }  # fmt: skip
 
 

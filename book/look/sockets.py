@@ -20,8 +20,6 @@ from pathlib import Path
 from . import kernel
 from .kernel import Socket
 
-INET_DIAG_INFO = 2  # an attribute, a struct tcp_info
-INFO = 1 << (INET_DIAG_INFO - 1)  # how to ask for it
 LAST_DATA_RECEIVED, BYTES_ACKED = 52, 120  # where they begin in it: milliseconds, a number
 # A socket that nobody has accepted yet has no inode; of those that nobody has any more, none is in
 # one of these states.
@@ -98,29 +96,17 @@ def _keep(found, inodes, row, at, make):
 
 def _inet_rows(protocol):
     for family in (socket.AF_INET, socket.AF_INET6):
-        yield from kernel.diag_rows(family, kernel.ALL & ~kernel.TIME_WAIT, protocol, INFO)
+        yield from kernel.diag_rows(family, kernel.ALL & ~kernel.TIME_WAIT, protocol, kernel.INFO)
 
 
 def _tcp(row, inode):
     """Make a Socket of a row of TCP's, with what its struct tcp_info tells, tcp(7)."""
-    info = _attributes(row, 72).get(INET_DIAG_INFO, b"")
+    info = kernel.attributes(row).get(kernel.INET_DIAG_INFO, b"")
     if len(info) < BYTES_ACKED + 8:
         return kernel.socket_of(row)
     (silent,) = struct.unpack_from("=I", info, LAST_DATA_RECEIVED)
     (acked,) = struct.unpack_from("=Q", info, BYTES_ACKED)
     return kernel.socket_of(row, "tcp", silent / 1000, acked)
-
-
-def _attributes(row, start):
-    """Return the attributes behind a message of netlink's, {type: bytes}."""
-    found = {}
-    while start + 4 <= len(row):
-        length, kind = struct.unpack_from("=HH", row, start)
-        if length < 4:
-            break
-        found[kind] = row[start + 4 : start + length]
-        start += (length + 3) // 4 * 4
-    return found
 
 
 def _unix_rows():
@@ -132,7 +118,7 @@ def _unix_rows():
 
 
 def _unix_socket(row, inode):
-    state, more = kernel.STATES[row[2]], _attributes(row, 16)
+    state, more = kernel.STATES[row[2]], kernel.attributes(row, 16)
     first, second = struct.unpack("=II", more.get(QUEUES, bytes(8)))
     # An abstract name begins with a NUL, which ss shows as @; a path ends in one.
     name = more.get(NAME, b"").rstrip(b"\0").decode(errors="replace").replace("\0", "@")
