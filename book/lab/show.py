@@ -61,17 +61,21 @@ STYLE = {
 }
 
 STYLESHEET = Path(__file__).resolve().parent.parent / "_static" / "book.css"
+STEPPER = STYLESHEET.with_name("stepper.js")
 BORDER = re.compile(r"^/\* -+ the border\b", re.MULTILINE)  # what follows is for the site alone
 
 
 def stylesheet():
     """Return what dresses figures and tables in JupyterLab: the stylesheet down to its border.
 
+    With it comes the script that moves through recorded runs: see lab.stepper.
+
     A notebook's first cell ends in this call. It is not done by the import, which a kernel does
     once: a reader who runs that cell again would lose what it has printed.
     """
     rules = BORDER.split(STYLESHEET.read_text(encoding="utf-8"))[0]
-    return HTML(f"<style>\n{rules.strip()}\n</style>")
+    script = STEPPER.read_text(encoding="utf-8").strip()
+    return HTML(f"<style>\n{rules.strip()}\n</style>\n<script>\n{script}\n</script>")
 
 
 def _svg(draw, width, height):

@@ -1,0 +1,133 @@
+// Moves through a recorded run: see book/lab/stepper.py, which draws all that is shown here. Each
+// run is one block of JSON in a .lab-steps: the panel's HTML, the pieces of the kernel, the steps.
+// In JupyterLab a notebook's first cell brings this file, once more each time that it is run.
+
+(() => {
+  if (window.labStepper) return;
+  window.labStepper = true;
+
+  const PACE = 1200; // milliseconds a step, while it plays
+  const PANELS = ["threads", "queue", "lists", "others"];
+
+  function start(root) {
+    const data = root.querySelector(":scope > script[type='application/json']");
+    if (!data || root.dataset.on) return;
+    root.dataset.on = "yes";
+    const { page, fragments, steps } = JSON.parse(data.textContent);
+    const box = document.createElement("div");
+    box.className = "lab-run";
+    box.tabIndex = -1; // a click anywhere in it lets it have the keys
+    box.dataset.lmSuppressShortcuts = "true"; // JupyterLab's, which would take the keys first
+    box.innerHTML = page;
+    root.append(box);
+    const the = (selector) => box.querySelector(selector);
+    const [slider, kernel, source] = [the("input"), the(".lab-kernel"), the(".lab-source")];
+    const panels = PANELS.map((name) => the(`.lab-${name}`));
+    const shown = []; // the number of each panel's fragment
+    let [at, playing] = [0, 0];
+
+    function show(number) {
+      at = Math.max(0, Math.min(steps.length - 1, number));
+      const step = steps[at];
+      step.shows.forEach((fragment, n) => {
+        if (shown[n] !== fragment) panels[n].innerHTML = fragments[fragment];
+        shown[n] = fragment;
+      });
+      the(".lab-cursor").style.left = `${step.x}%`;
+      the(".lab-did b").innerHTML = step.who;
+      the(".lab-did time").innerHTML = step.when;
+      the(".lab-did code").innerHTML = step.code;
+      the(".lab-says").innerHTML = step.says;
+      slider.value = at;
+      const count = `step ${at + 1} of ${steps.length}`;
+      slider.setAttribute("aria-valuetext", count);
+      the(".lab-count").textContent = count;
+      light(step);
+      // The kernel's box grows where it must, and stays so, that the page below it stands still.
+      kernel.style.minHeight = `${kernel.offsetHeight}px`;
+    }
+
+    function light(step) {
+      for (const line of source.querySelectorAll(".lab-line")) {
+        const number = Number(line.dataset.line);
+        line.classList.toggle("lab-now", number === step.line);
+        line.classList.toggle("lab-past", step.trail.includes(number));
+        line.classList.toggle("lab-rests", step.rests.includes(number));
+      }
+      const line = source.querySelector(".lab-now") || source.querySelector(".lab-rests");
+      if (!line) return;
+      const top = line.offsetTop - source.clientHeight / 2; // only the source scrolls, not the page
+      const steady = !root.matches(".lab-open") || matchMedia("(prefers-reduced-motion)").matches;
+      source.scrollTo({ top, behavior: steady ? "instant" : "smooth" });
+    }
+
+    function open(is) {
+      if (root.matches(".lab-open") === is) return;
+      const top = the(".lab-strip").getBoundingClientRect().top;
+      root.classList.toggle("lab-open", is);
+      kernel.style.minHeight = "";
+      show(at);
+      // What was clicked stays under the finger.
+      window.scrollBy({ top: the(".lab-strip").getBoundingClientRect().top - top, behavior: "instant" });
+    }
+
+    function play(is) {
+      clearInterval(playing);
+      playing = is ? setInterval(() => (at < steps.length - 1 ? show(at + 1) : play(false)), PACE) : 0;
+      the(".lab-play").textContent = is ? "Pause" : "Play";
+      root.classList.toggle("lab-playing", is);
+      if (is && at === steps.length - 1) show(0);
+    }
+
+    const go = (number) => { play(false); open(true); show(number); };
+    const act = {
+      play: () => { open(true); play(!playing); },
+      back: () => go(at - 1),
+      on: () => go(at + 1),
+      call: () => {
+        const next = steps.findIndex((step, n) => n > at && step.call);
+        go(next < 0 ? steps.length - 1 : next);
+      },
+      first: () => go(0),
+      last: () => go(steps.length - 1),
+      close: () => { play(false); open(false); },
+    };
+    const keys = {
+      ArrowLeft: "back", ArrowRight: "on", Home: "first", End: "last", n: "call", " ": "play",
+    };
+
+    box.addEventListener("click", (event) => {
+      const button = event.target.closest("[data-do]");
+      if (button) act[button.dataset.do]();
+      const lanes = event.target.closest(".lab-tracks");
+      if (!lanes) return;
+      const { left, width } = the(".lab-over").getBoundingClientRect();
+      const x = 100 * (event.clientX - left) / width;
+      const far = steps.map((step) => Math.abs(step.x - x));
+      go(far.indexOf(Math.min(...far)));
+    });
+    slider.addEventListener("input", () => go(Number(slider.value)));
+    box.addEventListener("keydown", (event) => {
+      const what = keys[event.key];
+      if (!what || event.ctrlKey || event.altKey || event.metaKey) return;
+      event.stopPropagation(); // or the site turns the page
+      if (event.key === " " && event.target.matches("button")) return; // which it presses
+      event.preventDefault();
+      act[what]();
+    });
+    addEventListener("resize", () => { kernel.style.minHeight = ""; });
+    // The table of contents makes room for an open panel, as long as that is on the screen.
+    new IntersectionObserver(([seen]) => root.classList.toggle("lab-seen", seen.isIntersecting))
+      .observe(box);
+    show(0);
+    if ("open" in root.dataset) open(true);
+  }
+
+  const startAll = () => document.querySelectorAll(".lab-steps:not([data-on])").forEach(start);
+  const watch = () => {
+    startAll();
+    new MutationObserver(startAll).observe(document.body, { childList: true, subtree: true });
+  };
+  if (document.body && document.readyState !== "loading") watch();
+  else addEventListener("DOMContentLoaded", watch);
+})();
