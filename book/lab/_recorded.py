@@ -1,4 +1,6 @@
-"""The recorder's half inside the recorded process: `_recorded.py DESCRIPTOR CALLS SERVER WORDS`.
+"""The recorder's half inside the recorded process.
+
+    _recorded.py DESCRIPTOR CALLS CHANNEL SERVER WORDS
 
 It puts a subclass in the place of `socket.socket` and a wrapper in the place of `select.epoll`, and
 the like for what workers wait in, `queue.SimpleQueue` and an SQLite connection; then it runs the
@@ -8,6 +10,14 @@ Between them go the lines of the server's file that were executed, per thread.
 
 A write is one write(2) to a file that the parent reads: nothing blocks here, and what was written
 before a SIGKILL stays. When the agreed number of calls is reached, recording ends and says so.
+
+Whether a thread has slept in a call is told by the kernel, which counts how often it has given up
+its core of its own accord: ru_nvcsw, getrusage(2).
+
+Where a run is recorded step by step, the parent gives a descriptor of a Unix socket, CHANNEL (else
+it is -1). Then each return comes with more: who has a connection to the server's port, accepted or
+not, open or closed, and what is on the ready lists, which twins tell (_twins.py). They go to the
+parent through the channel, so that it, too, can look at them.
 """
 
 import contextlib
@@ -16,6 +26,7 @@ import itertools
 import json
 import os
 import queue
+import resource
 import runpy
 import select
 import selectors
@@ -25,6 +36,8 @@ import sys
 import threading
 import time
 import weakref
+
+import _twins  # beside this file, which is where Python looks first
 
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # what holds `look`
 
@@ -36,17 +49,45 @@ SOCKET_CALLS = (
 )  # fmt: skip
 EPOLL_CALLS = ("register", "modify", "unregister", "poll", "close")
 LINES_AT_ONCE = 200
+UNANSWERED = {"FIN-WAIT-1", "CLOSING", "LAST-ACK"}  # states that the peer's kernel ends by itself
+ANSWER = 0.25  # seconds; the kernel delays an acknowledgement by 40 ms, on an idle machine
 
 
 class Recorder:
     """Writes what happens to a descriptor, up to a number of calls."""
 
-    def __init__(self, out, most_calls, server):
-        self.out, self.most_calls = out, most_calls
+    def __init__(self, out, most_calls, channel, server):
+        self.out, self.most_calls = _twins.duplicate_high(out), most_calls
+        os.close(out)
         self.server, self.folder = server, os.path.dirname(server)
         self.active, self.numbers = True, itertools.count(1)
         self.lock, self.local = threading.Lock(), threading.local()
         self.sockets, self.epolls = weakref.WeakSet(), weakref.WeakSet()
+        self.twins, self.diag, self.mute = None, None, set()
+        if channel >= 0:
+            self.begin_steps(channel)
+        self.process, self.children = "", 0  # what stands before the names of a child's threads
+        os.register_at_fork(before=self.before_fork, after_in_child=self.after_fork)
+
+    def begin_steps(self, channel):
+        """Make what steps need, before the server has a descriptor of its own."""
+        self.twins = _twins.Twins(select.epoll)
+        with kernel.open_diag() as low:
+            self.diag = socket.socket(fileno=_twins.duplicate_high(low.fileno()))
+            self.diag.settimeout(1)
+        with socket.socket(fileno=channel) as parent:
+            lowest = str(min(self.twins.descriptors)).encode()
+            socket.send_fds(parent, [lowest], self.twins.descriptors)
+
+    def before_fork(self):
+        self.children += 1
+
+    def after_fork(self):
+        """Go on in a child process: under names of its own, with locks that nobody holds."""
+        self.process = f"{self.process}child {self.children}, "
+        self.children, self.lock, self.local = 0, threading.Lock(), threading.local()
+        if self.twins:
+            self.twins.lock, self.diag = threading.Lock(), kernel.open_diag()
 
     def write(self, **record):
         os.write(self.out, json.dumps(record).encode() + b"\n")
@@ -61,14 +102,15 @@ class Recorder:
             if number > self.most_calls:
                 self.stop()
                 return method(*arguments, **keywords)
+        number, thread = f"{self.process}{number}", threading.current_thread().name
         fd = descriptor(what)
         self.write(
-            begins=number, t=time.monotonic(), thread=threading.current_thread().name, line=line,
+            begins=number, t=time.monotonic(), thread=self.process + thread, line=line,
             name=name, fd=fd, given=[describe(value) for value in arguments[1:]],
             lines=self.take_lines(),
         )  # fmt: skip
         self.local.inside = True
-        got, error = None, None
+        got, error, sleeps = None, None, sleeps_so_far()
         try:
             got = method(*arguments, **keywords)
             return got
@@ -76,12 +118,19 @@ class Recorder:
             error = type(exception).__name__
             raise
         finally:
-            now = time.monotonic()
+            now, slept = time.monotonic(), sleeps_so_far() - sleeps
+            slept = slept if may_sleep(what, name, arguments[1:]) else 0
+            state = self.state()
             self.local.inside = False
-            self.write(returns=number, t=now, got=describe(got), error=error, **self.state())
+            self.write(
+                returns=number, t=now, got=describe(got), error=error, slept=slept, **state
+            )  # fmt: skip
 
     def state(self):
-        """Return each socket's state and queues and each interest list, as the kernel has them."""
+        """Return each socket's state and queues and each interest list, as the kernel has them.
+
+        Step by step also the ends at the server's port, and the ready lists.
+        """
         seen = {"sockets": {}, "interest": {}}
         with self.lock:
             sockets, epolls = list(self.sockets), list(self.epolls)
@@ -97,7 +146,43 @@ class Recorder:
                 watched = kernel.interest_list("self", each.fileno())
                 names = {fd: kernel.mask_names(mask) for fd, mask in watched.items()}
                 seen["interest"][each.fileno()] = names
+                if self.twins:
+                    ready = self.twins.ready(each.fileno(), watched)
+                    seen.setdefault("ready", {})[each.fileno()] = ready
+        if self.twins:
+            seen["ends"] = self.ends(sockets)
+            seen["threads"] = [self.process + each.name for each in threading.enumerate()]
         return seen
+
+    def ends(self, sockets):
+        """Return the ends at the port that a socket listens at: [port of the peer, our descriptor
+        or None, state, unread, bytes given to send and not sent] each; None if none listens.
+
+        An end that waits for the peer's kernel to acknowledge a FIN does so a moment longer: it is
+        looked at again, so that what is seen does not depend on that moment.
+        """
+        owners, address = {}, None
+        for each in sockets:
+            with contextlib.suppress(OSError, ValueError):
+                if kernel.state_of(each) == "LISTEN":
+                    address = each.getsockname()
+                owners[os.fstat(each.fileno()).st_ino] = each.fileno()
+        if not address:
+            return None
+        deadline = time.monotonic() + ANSWER
+        with self.lock:  # one question at a time
+            found = kernel.ends_at(address, self.diag)
+            # It must not sleep meanwhile, or it would look as if the server did.
+            while time.monotonic() < deadline and self.unanswered(found):
+                found = kernel.ends_at(address, self.diag)
+        self.mute |= self.unanswered(found)
+        return [
+            [end.remote[1], owners.get(end.inode), end.state, end.unread, end.held] for end in found
+        ]
+
+    def unanswered(self, ends):
+        """Return the ports of the ends that an acknowledgement is under way to, it seems."""
+        return {end.remote[1] for end in ends if end.state in UNANSWERED} - self.mute
 
     def follow(self, what, kind):
         """Remember a socket or an epoll object, to look at after each call."""
@@ -138,6 +223,18 @@ class Recorder:
         if self.active:
             self.active = False
             self.write(capped=self.most_calls, t=time.monotonic())
+
+
+def sleeps_so_far():
+    """Count how often this thread has given up its core of its own accord."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+def may_sleep(what, name, arguments):
+    """Can a call sleep? One that can't may still have waited for Python's lock."""
+    if isinstance(what, socket.socket):
+        return what.fileno() < 0 or what.gettimeout() != 0
+    return name in ("get", "execute") or (name == "poll" and (arguments or (None,))[0] != 0)
 
 
 def descriptor(what):
@@ -184,6 +281,8 @@ def recorded_epoll(recorder):
     class RecordedEpoll:
         def __init__(self, *arguments, **keywords):
             self._epoll = original(*arguments, **keywords)
+            if recorder.twins:
+                recorder.twins.forget(self._epoll.fileno())
             recorder.follow(self, recorder.epolls)
 
         @classmethod
@@ -205,11 +304,32 @@ def recorded_epoll(recorder):
     for name in EPOLL_CALLS:
 
         def call(self, *arguments, _name=name, **keywords):
-            method = getattr(original, _name)
+            method = with_twins(recorder.twins, _name, getattr(original, _name))
             return recorder.around(_name, self, method, self._epoll, *arguments, **keywords)
 
         setattr(RecordedEpoll, name, call)
     return RecordedEpoll
+
+
+def with_twins(twins, name, method):
+    """Make a method of an epoll object that does the same to the twins of what it watches."""
+    if not twins:
+        return method
+
+    def poll(epoll, *arguments, **keywords):
+        got = method(epoll, *arguments, **keywords)
+        with twins.lock:
+            twins.polled(epoll.fileno(), got)
+        return got
+
+    def change(epoll, *arguments, **keywords):
+        number = descriptor(epoll)
+        # In one go: else a poll in another thread may report what a twin has not been told of.
+        with twins.lock:
+            method(epoll, *arguments, **keywords)
+            twins.follow(name, number, *arguments, **keywords)
+
+    return poll if name == "poll" else change
 
 
 def recorded_queue(recorder):
@@ -235,16 +355,16 @@ def recorded_connect(recorder):
 
 
 def main():
-    out, most_calls, server = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    recorder = Recorder(out, most_calls, server)
+    (out, most_calls, channel), server = map(int, sys.argv[1:4]), sys.argv[4]
+    recorder = Recorder(out, most_calls, channel, server)
     socket.socket = recorded_socket(recorder)
     select.epoll = recorded_epoll(recorder)
     selectors.EpollSelector._selector_cls = select.epoll  # it has bound the original already
     queue.SimpleQueue = recorded_queue(recorder)
     sqlite3.connect = recorded_connect(recorder)
-    for name in [each for each in sys.modules if each.partition(".")[0] == "look"]:
+    for name in [each for each in sys.modules if each.partition(".")[0] in ("look", "_twins")]:
         del sys.modules[name]  # the server may have modules of its own of such names
-    sys.argv[:] = sys.argv[3:]
+    sys.argv[:] = sys.argv[4:]
     sys.path[0] = os.path.dirname(server)
     threading.settrace(recorder.trace)
     sys.settrace(recorder.trace)

@@ -6,27 +6,40 @@
 
 The server runs in a process of its own, under `_recorded.py`; the clock is CLOCK_MONOTONIC, which
 is the same in all processes (clock_gettime(2)). Nothing here needs privileges.
+
+A run that a reader is to walk through is recorded step by step, `lab.record(name, stepwise=True)`.
+Then a client acts only once the server sleeps and nothing is on its way to anybody. While the
+client acts, the server is stopped (SIGSTOP): so the kernel can be looked at when the act has
+arrived and the server has not woken up yet. Acts and calls have one order, the same each time.
+What that costs: see tests/test_recorder.py, which measures it.
 """
 
+import array
 import contextlib
 import json
 import os
+import select
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from look import kernel
 from survive.awkward import plain_get
 from survive.clients import Conversation
 from survive.server import serve
 from survive.waiting import until
 
+from ._twins import NUMBER, reporting
+from .experiment import settled
 from .session import find
 
 MOST_CALLS = 2000
+QUIET = 0.3  # seconds that a client waits, at the most, until a server sleeps: one may spin
 
 
 class Seen(NamedTuple):
@@ -46,8 +59,13 @@ class Call:
     line of the server's file; None where another file of its folder has called. began: in seconds
     since the server listened. took: seconds, None if it never returned. given, got: arguments and
     result as JSON has them, where bytes are {"bytes": length, "begins": text} and a socket is
-    {"fd": number}. error: the exception's name, or None. sockets: {descriptor: Seen} and interest:
-    {epoll: {descriptor: mask in names}}, both after the call.
+    {"fd": number}. error: the exception's name, or None. slept: how often the thread gave up its
+    core of its own accord, ru_nvcsw of getrusage(2); 0 in a call that can't sleep. sockets:
+    {descriptor: Seen} and interest: {epoll: {descriptor: mask in names}}, both after the call.
+
+    Step by step also, after the call, ends: an End for each connection to the server's port; and
+    ready: {epoll: {descriptor: would a poll report it now?}}, None where that could not be told;
+    and threads: the names of those of its process.
     """
 
     name: str
@@ -59,8 +77,12 @@ class Call:
     took: float | None = None
     got: Any = None
     error: str | None = None
+    slept: int | None = None
     sockets: dict | None = None
     interest: dict | None = None
+    ends: list | None = None
+    ready: dict | None = None
+    threads: list | None = None
     client: str = ""
 
     @property
@@ -97,6 +119,45 @@ class Call:
         return next(iter((self.interest or {}).values()), {})
 
 
+class End(NamedTuple):
+    """The server's end of a connection to its port, whether it has accepted that or not.
+
+    port: of the peer. fd: the server's descriptor; None before an accept, and after a close. state:
+    TCP's. unread: bytes. unsent: bytes given to the kernel, which it has not sent yet.
+    """
+
+    port: int
+    fd: int | None
+    state: str
+    unread: int
+    unsent: int | None
+
+
+class Look(NamedTuple):
+    """What a look from outside has found: see View in frames.py. ends: as a Call has them."""
+
+    when: float
+    waiting: int
+    limit: int
+    ends: list
+    interest: dict | None
+    ready: dict | None
+
+
+class Act(NamedTuple):
+    """What a client did, step by step: when, who, what ("sends"), with how many bytes.
+
+    before, after: a Look each, before and after it, while the server was stopped.
+    """
+
+    when: float
+    client: str
+    what: str
+    bytes: int
+    before: Look
+    after: Look
+
+
 class Event(NamedTuple):
     """What a client did or got: see Conversation. when: in seconds since the server listened."""
 
@@ -131,7 +192,7 @@ class Recording:
     server: its file's name. source: its lines. status: its exit status, or None. ended: when.
     all_calls: every Call, in the order in which they began. lines: (when, thread, line) of what was
     executed, in order. clients: every Client. capped: whether the limit of calls was reached; what
-    came later is not here.
+    came later is not here. acts: every Act, step by step; and last, the Look when all was over.
     """
 
     server: str
@@ -142,6 +203,8 @@ class Recording:
     lines: list
     clients: list
     capped: bool
+    acts: list = field(default_factory=list)
+    last: Look | None = None
 
     def __post_init__(self):
         for call, names in self.named():
@@ -185,28 +248,155 @@ class Recording:
             yield call, names
 
 
+class _Onlooker:
+    """Looks at a server that is recorded step by step, from outside, also while it is stopped.
+
+    channel: a Unix socket, on which the server's recorder sends the twins (see _twins.py).
+    """
+
+    def __init__(self, server, channel):
+        self.server, self.diag = server, kernel.open_diag()
+        numbers = array.array("i")
+        space = socket.CMSG_SPACE(2 * NUMBER * numbers.itemsize)
+        lowest, ancillary, _, _ = channel.recvmsg(100, space)
+        for _, _, data in ancillary:
+            numbers.frombytes(data)
+        self.twins, self.lowest = [select.epoll.fromfd(number) for number in numbers], int(lowest)
+
+    def close(self):
+        """Close what it looks with."""
+        for each in (*self.twins, self.diag):
+            each.close()
+
+    def look(self, when, is_quiet):
+        """Look at the server's queue, at the ends of its connections, and at its epoll object.
+
+        is_quiet: whether it sleeps, so that no poll of its own can be half recorded. Raises
+        ProcessLookupError when it has ended.
+        """
+        owners = {inode: fd for fd, inode in kernel.files(self.server.pid, "socket").items()}
+        listener = kernel.find_socket(self.server.address, diag=self.diag)
+        ends = [
+            End(end.remote[1], owners.get(end.inode), end.state, end.unread, end.held)
+            for end in kernel.ends_at(self.server.address, self.diag)
+        ]
+        queue = (listener.unread, listener.limit) if listener else (0, 0)
+        interest = self._interest()
+        ready = self._ready(interest) if interest and is_quiet else None
+        return Look(when, *queue, ends, interest, ready)
+
+    def _interest(self):
+        """Return the interest list, {descriptor: mask}, of the server's one epoll object, or None.
+
+        The twins have higher numbers than the server's own.
+        """
+        folder, epolls = f"/proc/{self.server.pid}/fd", []
+        for number in map(int, os.listdir(folder)):
+            if number < self.lowest and "[eventpoll]" in os.readlink(f"{folder}/{number}"):
+                epolls.append(number)
+        return kernel.interest_list(self.server.pid, epolls[0]) if len(epolls) == 1 else None
+
+    def _ready(self, interest):
+        """Tell of each descriptor on the interest list whether a poll would report it now."""
+        twins = {}
+        for twin in self.twins:
+            for fd in kernel.interest_list("self", twin.fileno()):
+                twins.setdefault(fd, []).append(twin)
+        return reporting({fd: several for fd, several in twins.items() if fd in interest})
+
+
+class _Recorded(Conversation):
+    """A conversation each of whose acts is a step of a run.
+
+    An act must not need the server to go on.
+    """
+
+    def __init__(self, run, address, name, **more):
+        self._run = run
+        with run.act(name, "connects"):
+            super().__init__(address, name, **more)
+
+    def send(self, data):
+        with self._run.act(self.name, "sends", len(data)):
+            super().send(data)
+
+    def half_close(self):
+        with self._run.act(self.name, "half-closes"):
+            super().half_close()
+
+    def close(self):
+        with contextlib.nullcontext() if self.is_closed else self._run.act(self.name, "closes"):
+            super().close()
+
+    def reset(self):
+        with self._run.act(self.name, "resets"):
+            super().reset()
+
+
 class Run:
     """A server under record and the conversations with it.
 
     path: the server's file.
     """
 
-    def __init__(self, path, arguments, most_calls):
+    def __init__(self, path, arguments, most_calls, stepwise):
         self._path, self._file = path, tempfile.TemporaryFile()
         self._talks, self._looked_at, self._full = [], 0, False
+        self._acts, self._acting, self._onlooker = [], threading.RLock(), None
         self.recording = None
         out = self._file.fileno()
-        recorded = Path(__file__).with_name("_recorded.py")
-        before = [str(recorded), str(out), str(most_calls)]
-        self.server = serve(path, *arguments, before=before, inherit=[out])
-        self._began = time.monotonic()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            inherit = [out, theirs.fileno()] if stepwise else [out]
+            channel = theirs.fileno() if stepwise else -1
+            recorded = Path(__file__).with_name("_recorded.py")
+            before = [str(recorded), str(out), str(most_calls), str(channel)]
+            self.server = serve(path, *arguments, before=before, inherit=inherit)
+            self._began = time.monotonic()
+            if stepwise:
+                self._onlooker = _Onlooker(self.server, ours)
+
+    @contextlib.contextmanager
+    def act(self, client, what, count=0):
+        """Let a client act in the block as a step of its own, while the server is stopped."""
+        with self._acting:
+            is_quiet = self._wait_for_quiet()
+            before = self._look(is_quiet)
+            with self.server.paused() if before else contextlib.nullcontext():
+                began = time.monotonic() - self._began
+                yield
+                after = before and self._look(is_quiet)
+            self._acts.append(Act(began, client, what, count, before, after))
+
+    def _wait_for_quiet(self):
+        """Wait until nothing is on its way and the server sleeps; return whether it does.
+
+        It waits for a while only: the server may spin.
+        """
+        with contextlib.suppress(TimeoutError, ProcessLookupError):
+            for talk in self._talks:
+                if not talk.is_closed:
+                    settled(talk.socket, QUIET)
+            until(self.server.is_asleep, QUIET)
+            return True
+        return False
+
+    def _look(self, is_quiet):
+        """Look at the server; None if it has ended, or if the run is not recorded step by step."""
+        if self._onlooker:
+            with contextlib.suppress(ProcessLookupError):
+                return self._onlooker.look(time.monotonic() - self._began, is_quiet)
+        return None
 
     def connect(self, name, **more):
         """Begin a Conversation with the server, which will be in the recording under that name.
 
         more: what a Conversation takes, as seconds=1.
         """
-        talk = Conversation(self.server.address, name, **more)
+        if self._onlooker:
+            talk = _Recorded(self, self.server.address, name, **more)
+        else:
+            talk = Conversation(self.server.address, name, **more)
         self._talks.append(talk)
         return talk
 
@@ -244,6 +434,7 @@ class Run:
         self._let_it_write()
         for talk in self._talks:
             talk.close()
+        last = self._look(self._onlooker and self._wait_for_quiet())
         status = self.server.status()
         now = time.monotonic()
         self.server.stop()
@@ -261,7 +452,11 @@ class Run:
             lines=lines,
             clients=[self._client(talk) for talk in self._talks],
             capped=capped,
+            acts=self._acts,
+            last=last,
         )
+        if self._onlooker:
+            self._onlooker.close()
 
     def _let_it_write(self):
         """Wait until the recorder has written every return whose effect a client has seen."""
@@ -315,22 +510,31 @@ def _merge(written, began):
 def _return(call, record, began):
     """Add to a Call what is known since it returned."""
     call.took = record["t"] - began - call.began
-    call.got, call.error = record["got"], record["error"]
+    call.got, call.error, call.slept = record["got"], record["error"], record["slept"]
     call.sockets = {int(fd): Seen(*seen) for fd, seen in record["sockets"].items()}
     call.interest = {
         int(epoll): {int(fd): mask for fd, mask in watched.items()}
         for epoll, watched in record["interest"].items()
     }
+    if record.get("ends") is not None:
+        call.ends = [End(*end) for end in record["ends"]]
+    call.threads = record.get("threads")
+    if "ready" in record:
+        call.ready = {
+            int(epoll): ready and {int(fd): is_ready for fd, is_ready in ready.items()}
+            for epoll, ready in record["ready"].items()
+        }
 
 
 @contextlib.contextmanager
-def record(name, *arguments, most_calls=MOST_CALLS):
+def record(name, *arguments, most_calls=MOST_CALLS, stepwise=False):
     """Run a server under record for as long as the block lasts; yields a Run.
 
-    name: a file in run/, or a path. arguments: what follows its port. After the block,
-    `run.recording` is there, a Recording; the server is gone.
+    name: a file in run/, or a path. arguments: what follows its port. stepwise: record it step by
+    step, for readers to walk through. After the block, `run.recording` is there, a Recording; the
+    server is gone.
     """
-    run = Run(find(name), arguments, most_calls)
+    run = Run(find(name), arguments, most_calls, stepwise)
     try:
         yield run
     finally:
