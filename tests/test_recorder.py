@@ -208,6 +208,38 @@ def test_one_that_runs_without_calling_anything_is_seen(serving):
     assert not calls(run, "(runs)")
 
 
+LOCKED = """
+    def spin():
+        while not over.is_set():
+            pass
+    def serve(listener):
+        global over
+        over = threading.Event()
+        threading.Thread(target=spin, daemon=True).start()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        for _ in range(20):
+            try:
+                ours.recv(1)
+            except BlockingIOError:
+                pass
+        time.sleep(0)
+        theirs.settimeout(0.05)
+        try:
+            theirs.recv(1)
+        except TimeoutError:
+            over.set()
+"""
+
+
+def test_who_waits_for_pythons_lock_does_not_sleep_in_the_call(serving):
+    """A call gives that lock away and takes it again, which may put the thread to sleep."""
+    with lab.record(serving(LOCKED)) as run:
+        run.server.wait()
+    *without, blocking = calls(run, "recv")
+    assert [call.slept for call in without] == [0] * 20 and blocking.slept > 0
+
+
 def test_the_server_can_not_tell(serving):
     """It sees its own arguments, its own folder, and a class named socket."""
     path = serving(
@@ -491,8 +523,8 @@ def begins(number, t, name="recv", lines=()):
 
 
 def returns(number, t):
-    return {"returns": number, "t": t, "got": 3, "error": None, "slept": 1, "sockets": {"5": ["LISTEN", 0, 1]},
-            "interest": {"4": {"5": "IN"}}}  # fmt: skip
+    return {"returns": number, "t": t, "got": 3, "error": None, "slept": 1,
+            "sockets": {"5": ["LISTEN", 0, 1]}, "interest": {"4": {"5": "IN"}}}  # fmt: skip
 
 
 def test_beginnings_and_returns_are_put_together():

@@ -34,6 +34,7 @@ from matplotlib.patches import Patch
 
 from survive.rows import ROWS
 
+from .frames import thread_names
 from .matrix import COLUMNS, EXPLAINED_IN
 from .session import find
 
@@ -388,7 +389,6 @@ MARKS = {
     "was reset": ("is reset", "X", RED),
     "reset": ("resets", "X", RED),
 }
-ASLEEP = 0.002  # seconds: a shorter call is drawn as running
 SHUT_OUT = 0.5  # seconds: a client that takes so long to connect has sent its SYN twice
 
 
@@ -420,34 +420,14 @@ def lanes(recording):
     """Return what a timeline of a recorded run shows, as Lanes: its clients, then its threads."""
     times = [event.when for client in recording.clients for event in client.events]
     shown = min(times), max(times)
-    threads = list(dict.fromkeys(call.thread for call in recording.calls()))
-    sleepers = _sleepers(recording)
     found = [_client_lane(client) for client in recording.clients]
-    for number, thread in enumerate(threads):
-        name = f"server, thread {number}" if number else "server, main thread"
-        name = name if len(threads) > 1 else "server"
+    for number, (thread, name) in enumerate(thread_names(recording).items()):
+        name = name if name == "server" else f"server, {name}"
         calls = [call for call in recording.calls() if call.thread == thread]
         gone = number and calls[-1].took is not None
         end = min(calls[-1].returned if gone else recording.ended, shown[1])
-        lane = _server_lane(name, calls, sleepers, (shown[0], end), shown[1] - shown[0])
+        lane = _server_lane(name, calls, (shown[0], end), shown[1] - shown[0])
         found.append(lane)
-    return found
-
-
-def _sleepers(recording):
-    """Return the numbers, id(), of the calls that can have slept: on no non-blocking socket.
-
-    Such a call takes long where the machine is busy with something else.
-    """
-    awake, found = set(), set()
-    for call in recording.calls():
-        if call.fd not in awake:
-            found.add(id(call))
-        if call.name == "setblocking":
-            (awake.discard if call.given[0] else awake.add)(call.fd)
-        elif call.name == "close":
-            awake.discard(call.fd)
-        awake.discard(call.accepted)
     return found
 
 
@@ -469,18 +449,17 @@ def _client_lane(client):
     return Lane(client.name, client.events[0].when, client.events[-1].when, bars, marks)
 
 
-def _server_lane(name, calls, sleepers, shown, whole):
+def _server_lane(name, calls, shown, whole):
     """Make a thread's Lane: a bar for each call that it sleeps in; a long one names the client.
 
-    sleepers: the calls that can sleep, as _sleepers() has them. shown: from when to when the thread
-    is shown. whole: how many seconds the timeline shows.
+    shown: from when to when the thread is shown. whole: how many seconds the timeline shows.
     """
     start, end = max(shown[0], calls[0].began), shown[1]
     bars = []
     for call in calls:
         began = max(call.began, start)
         returned = end if call.took is None else min(call.returned, end)
-        if call.name in ASLEEP_IN and id(call) in sleepers and returned - began > ASLEEP:
+        if call.name in ASLEEP_IN and call.slept != 0 and returned > began:
             long = call.client and returned - began > 0.3 * whole
             words = f"{call.name}, on {call.client}'s socket" if long else ""
             bars.append(Bar(began, returned, f"server asleep in {call.name}", words))
