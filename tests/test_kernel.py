@@ -471,6 +471,33 @@ def test_segments_are_counted_at_both_ends():
         assert kernel.tcp_info(theirs, "data_segs_out") == 0
 
 
+def test_a_connection_is_counted_the_same_from_outside_and_from_inside():
+    ours, theirs = pair()
+    with ours:
+        ends = theirs.getsockname(), theirs.getpeername()
+        ours.send(b"x" * 30)
+        lab.until(lambda: kernel.unread(theirs) == 30)
+        theirs.recv(100)
+        lab.until(lambda: not kernel.queues_of(ours)[1])
+        assert kernel.counts_between(*ends) == ("ESTABLISHED", kernel.counts_of(theirs))
+        state, counts = kernel.counts_between(*ends[::-1])
+        assert (state, counts.bytes_sent, counts.bytes_acked) == ("ESTABLISHED", 30, 30)
+        assert (counts.data_segs_out, counts.bytes_retrans, counts.notsent_bytes) == (1, 0, 0)
+        assert kernel.counts_of(theirs)[2:7] == (30, 3, 2, 0, 1), "SYN, ACK, ACK; SYN+ACK, data"
+        theirs.close()
+        lab.until(lambda: kernel.state_of(ours) == "CLOSE-WAIT")
+        lab.until(lambda: kernel.counts_between(*ends) == ("FIN-WAIT-2", None))
+    lab.until(lambda: kernel.counts_between(*ends[::-1]) == (None, None))
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener:
+        assert kernel.counts_between(listener.getsockname(), ends[0]) == (None, None)
+
+
+def test_a_structure_that_is_too_short_counts_nothing():
+    assert kernel._counts(b"\0" * 215) is None
+    assert kernel._counts(b"\0" * 216) == kernel.Counts(*[0] * 10)
+
+
 def test_a_new_connection_may_have_ten_segments_on_their_way():
     ours, theirs = pair()
     with ours, theirs:

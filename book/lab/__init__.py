@@ -7,6 +7,8 @@ article    the claims and the defects             notebooks the pages as files
 experiment the words that cells are written in    measured  values in bands, tables of them
 steps      a run's calls, and what was watched    masks     what epoll reports, and when
 states     what state a TCP connection is in, and why
+stepper    a recorded run, step by step          frames    what its steps are made of
+ladder     the segments between two ends, as measured
 bench      what a request costs servers under load: stored, and measured
 
 Two more rooms stand beside this one, and need nothing but Python: `survive` (servers, clients, the
@@ -43,7 +45,19 @@ from survive.rows import Traits  # noqa: E402
 from survive.server import Server, ServerError, free_port, serve  # noqa: E402
 from survive.waiting import until, until_at_rest, until_blocked  # noqa: E402
 
-from . import article, bench, cost, crowd, matrix, notebooks, session, show, states  # noqa: E402
+from . import (  # noqa: E402
+    article,
+    bench,
+    cost,
+    crowd,
+    ladder,
+    matrix,
+    notebooks,
+    session,
+    show,
+    states,
+    stepper,
+)
 from .article import (  # noqa: E402
     CLAIM_WORDS,
     by_chapter,
@@ -79,6 +93,7 @@ from .experiment import (  # noqa: E402
     woken,
     woken_by,
 )
+from .ladder import Watch  # noqa: E402
 from .masks import Masks  # noqa: E402
 from .matrix import check, check_stays, say_solved  # noqa: E402
 from .measured import Table, about, timed, within  # noqa: E402
@@ -91,13 +106,13 @@ if _shell:
 
 __all__ = [
     "CLAIM_WORDS", "REQUEST", "Asker", "Conversation", "Crowd", "Masks", "Server", "ServerError",
-    "Steps", "Table", "Traits", "about", "article", "as_pid_1", "ask_all", "asleep", "at_rest",
-    "awkward", "bench", "both_ends", "by_chapter", "check", "check_stays", "claims", "clients",
-    "connect", "cost", "crowd", "defects", "edited", "entries", "fill", "free_port", "get",
-    "inherited", "kernel", "list_defects", "listed", "look_at", "matrix", "names", "notebooks",
-    "outcome", "pair", "proofs", "raised", "record", "report", "reported", "reset", "rows",
-    "run_in_child", "say_solved", "scene", "send_without_copying", "serve", "session", "settled",
-    "show", "signalled", "sleeping", "start", "states", "stop_all", "timed", "tls_pair", "together",
-    "told", "tried", "until", "until_at_rest", "until_blocked", "until_threads", "variant",
-    "verdicts", "within", "woken", "woken_by",
+    "Steps", "Table", "Traits", "Watch", "about", "article", "as_pid_1", "ask_all", "asleep",
+    "at_rest", "awkward", "bench", "both_ends", "by_chapter", "check", "check_stays", "claims",
+    "clients", "connect", "cost", "crowd", "defects", "edited", "entries", "fill", "free_port",
+    "get", "inherited", "kernel", "ladder", "list_defects", "listed", "look_at", "matrix", "names",
+    "notebooks", "outcome", "pair", "proofs", "raised", "record", "report", "reported", "reset",
+    "rows", "run_in_child", "say_solved", "scene", "send_without_copying", "serve", "session",
+    "settled", "show", "signalled", "sleeping", "start", "states", "stepper", "stop_all", "timed",
+    "tls_pair", "together", "told", "tried", "until", "until_at_rest", "until_blocked",
+    "until_threads", "variant", "verdicts", "within", "woken", "woken_by",
 ]  # fmt: skip

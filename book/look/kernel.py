@@ -22,7 +22,7 @@ import termios
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 # Processes and their threads
 # ---------------------------
@@ -478,17 +478,34 @@ def find_socket(local, remote=None, diag=None):
     costs the same. diag: a way to sock_diag(7) that is open already. Raises OSError if the kernel
     does not answer.
     """
+    row = _row_between(local, remote, diag)
+    return row and socket_of(row)
+
+
+def _row_between(local, remote, diag, more=0):
+    """Return the row of the socket that find_socket() finds, or None; more: extensions."""
     family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
     remote = tuple((remote or ANYBODY[family])[:2])
     ends = [socket.inet_pton(family, host) for host, _ in (local[:2], remote)]
     which = SOCKET_ID.pack(local[1], remote[1], *ends, 0, NO_COOKIE)
     with contextlib.ExitStack() as stack:
         diag = diag or stack.enter_context(open_diag())
-        kind, row = next(answers(diag, _question(family, ONE, ALL, which)))
-    found = socket_of(row) if kind == SOCK_DIAG_BY_FAMILY else None
+        kind, row = next(answers(diag, _question(family, ONE, ALL, which, more=more)))
     # Where two addresses have no socket between them, the kernel answers with who listens.
-    listens = found and found.state == "LISTEN"
-    return found if found and (listens == (remote == ANYBODY[family])) else None
+    listens = kind == SOCK_DIAG_BY_FAMILY and STATES[row[1]] == "LISTEN"
+    return row if kind == SOCK_DIAG_BY_FAMILY and listens == (remote == ANYBODY[family]) else None
+
+
+def counts_between(local, remote, diag=None):
+    """Return (state, counts) of the socket between two addresses; (None, None) if there is none.
+
+    counts: as counts_of() has them, or None where the kernel keeps none, as in TIME-WAIT. diag,
+    errors: as for find_socket().
+    """
+    row = _row_between(local, remote, diag, INFO)
+    if row is None:
+        return None, None
+    return STATES[row[1]], _counts(attributes(row).get(INET_DIAG_INFO, b""))
 
 
 def listeners():
@@ -524,8 +541,10 @@ def counter(name, group="TcpExt"):
 # socket, unacked and sacked are the length and the limit of its queue: net/ipv4/tcp.c.
 INFO_FIELDS = {
     "state": (0, "B"), "retransmits": (2, "B"), "rto": (8, "I"), "unacked": (24, "I"),
-    "sacked": (28, "I"), "snd_cwnd": (80, "I"), "notsent_bytes": (144, "I"),
-    "data_segs_in": (152, "I"), "data_segs_out": (156, "I"),
+    "sacked": (28, "I"), "snd_cwnd": (80, "I"), "total_retrans": (100, "I"),
+    "bytes_acked": (120, "Q"), "bytes_received": (128, "Q"), "segs_out": (136, "I"),
+    "segs_in": (140, "I"), "notsent_bytes": (144, "I"), "data_segs_in": (152, "I"),
+    "data_segs_out": (156, "I"), "bytes_sent": (200, "Q"), "bytes_retrans": (208, "Q"),
 }  # fmt: skip
 
 
@@ -540,6 +559,37 @@ def tcp_info(sock, field):
 def state_of(sock):
     """Return the TCP state of one of our own sockets."""
     return STATES[tcp_info(sock, "state")]
+
+
+class Counts(NamedTuple):
+    """What a struct tcp_info counts, since the connection began; notsent_bytes is of this moment.
+
+    bytes_sent has those sent again (bytes_retrans) as well, bytes_acked the SYN that was sent and
+    the FIN, bytes_received the FIN that came, segs_out and segs_in all segments but a reset.
+    """
+
+    total_retrans: int
+    bytes_acked: int
+    bytes_received: int
+    segs_out: int
+    segs_in: int
+    notsent_bytes: int
+    data_segs_in: int
+    data_segs_out: int
+    bytes_sent: int
+    bytes_retrans: int
+
+
+def counts_of(sock):
+    """Return the Counts of one of our own sockets, or None before Linux 4.19."""
+    return _counts(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256))
+
+
+def _counts(info):
+    fields = [INFO_FIELDS[name] for name in Counts._fields]
+    if len(info) < max(offset for offset, _ in fields) + 8:
+        return None
+    return Counts(*(struct.unpack_from(form, info, offset)[0] for offset, form in fields))
 
 
 def unread(sock):
