@@ -81,7 +81,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
         if self.path != "/measure":
             return super().do_GET()
-        script = FACTS.read_text(encoding="utf-8")
+        script = "\n".join(each.read_text(encoding="utf-8") for each in self.server.scripts)
         tasks = json.dumps(self.server.tasks)
         page = f"<!doctype html><body><script>{script}\nmeasure({tasks});</script>".encode()
         self.send_response(200)
@@ -96,11 +96,15 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.server.done.set()
 
 
-def measured(folder, tasks, profile):
-    """What Chromium measures: a list of facts, one for each task (page, width and theme)."""
+def measured(folder, tasks, profile, scripts=(FACTS,)):
+    """What Chromium measures: a list of facts, one for each task (page, width and theme).
+
+    scripts: what measures there; the last of their functions measure() is called.
+    """
     serve = functools.partial(Handler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
         server.tasks, server.facts, server.done = tasks, None, threading.Event()
+        server.scripts = scripts
         threading.Thread(target=server.serve_forever, name="the site").start()
         browser = subprocess.Popen(
             [

@@ -14,12 +14,8 @@
     if (!data || root.dataset.on) return;
     root.dataset.on = "yes";
     const { page, fragments, steps } = JSON.parse(data.textContent);
-    const box = document.createElement("div");
-    box.className = "lab-run";
-    box.tabIndex = -1; // a click anywhere in it lets it have the keys
-    box.dataset.lmSuppressShortcuts = "true"; // JupyterLab's, which would take the keys first
-    box.innerHTML = page;
-    root.append(box);
+    root.insertAdjacentHTML("beforeend", page);
+    const box = root.lastElementChild;
     const the = (selector) => box.querySelector(selector);
     const [slider, kernel, source] = [the("input"), the(".lab-kernel"), the(".lab-source")];
     const panels = PANELS.map((name) => the(`.lab-${name}`));
@@ -61,19 +57,23 @@
       source.scrollTo({ top, behavior: steady ? "instant" : "smooth" });
     }
 
+    const height = () => the(".lab-strip").getBoundingClientRect().top;
+
     function open(is) {
       if (root.matches(".lab-open") === is) return;
-      const top = the(".lab-strip").getBoundingClientRect().top;
+      const before = height();
       root.classList.toggle("lab-open", is);
       kernel.style.minHeight = "";
       show(at);
       // What was clicked stays under the finger.
-      window.scrollBy({ top: the(".lab-strip").getBoundingClientRect().top - top, behavior: "instant" });
+      window.scrollBy({ top: height() - before, behavior: "instant" });
     }
+
+    const next = () => (at < steps.length - 1 ? show(at + 1) : play(false));
 
     function play(is) {
       clearInterval(playing);
-      playing = is ? setInterval(() => (at < steps.length - 1 ? show(at + 1) : play(false)), PACE) : 0;
+      playing = is ? setInterval(next, PACE) : 0;
       the(".lab-play").textContent = is ? "Pause" : "Play";
       root.classList.toggle("lab-playing", is);
       if (is && at === steps.length - 1) show(0);
@@ -85,8 +85,8 @@
       back: () => go(at - 1),
       on: () => go(at + 1),
       call: () => {
-        const next = steps.findIndex((step, n) => n > at && step.call);
-        go(next < 0 ? steps.length - 1 : next);
+        const found = steps.findIndex((step, n) => n > at && step.call);
+        go(found < 0 ? steps.length - 1 : found);
       },
       first: () => go(0),
       last: () => go(steps.length - 1),
@@ -97,6 +97,8 @@
     };
 
     box.addEventListener("click", (event) => {
+      // After a click the keys are its own; JupyterLab gives them to the cell.
+      if (!box.contains(document.activeElement)) box.focus({ preventScroll: true });
       const button = event.target.closest("[data-do]");
       if (button) act[button.dataset.do]();
       const lanes = event.target.closest(".lab-tracks");
@@ -119,8 +121,8 @@
     // The table of contents makes room for an open panel, as long as that is on the screen.
     new IntersectionObserver(([seen]) => root.classList.toggle("lab-seen", seen.isIntersecting))
       .observe(box);
+    if ("open" in root.dataset) root.classList.add("lab-open");
     show(0);
-    if ("open" in root.dataset) open(true);
   }
 
   const startAll = () => document.querySelectorAll(".lab-steps:not([data-on])").forEach(start);

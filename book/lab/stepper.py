@@ -50,7 +50,7 @@ def draw(found, recording, title, alt, margin=0.04, is_open=False):
         raise ValueError("there is no step in this run")
     still = show.timeline(recording, title, alt, margin)
     clients = [lane for lane in still.shows.values() if not lane.is_server]
-    run = as_data(found, [*clients, *thread_lanes(found)], recording.source)
+    run = as_data(found, [*clients, *thread_lanes(found)], recording.source, title)
     written = json.dumps(run, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     page = (
         f'{still.data}<div class="lab-steps"{" data-open" if is_open else ""}>'
@@ -75,7 +75,7 @@ def kernel(view):
     return HTML(f'<div class="lab-kernel">{_panels(panels(view))}</div>')
 
 
-def as_data(found, lanes, source):
+def as_data(found, lanes, source, title=""):
     """Return what the script needs to show the steps, as JSON has it.
 
     page: the panel's HTML, without what changes. fragments: the distinct drawings of the kernel's
@@ -87,7 +87,7 @@ def as_data(found, lanes, source):
         drawn = panels(frame.view, found[number - 1].view if number else None)
         shown = [fragments.setdefault(drawn[name], len(fragments)) for name in PANELS]
         steps.append(_step(found, number, bend, shown))
-    page = _page(len(steps), draw_lanes(lanes, bend), draw_source(source, found))
+    page = _page(title, len(steps), draw_lanes(lanes, bend), draw_source(source, found))
     return {"page": page, "fragments": list(fragments), "steps": steps}
 
 
@@ -95,8 +95,8 @@ def _step(found, number, bend, shown):
     """Return one step as the script has it.
 
     x: the cursor's place, in percent. when: the time, in words. line: where the acting thread is,
-    trail: how it came there; rests: where the others are. call: is it one of the server's calls?
-    shows: the number of each panel's fragment.
+    trail: how it came there; rests: where the others are. call: is it the server's doing? shows:
+    the number of each panel's fragment.
     """
     frame = found[number]
     at = {each.actor: each.line for each in found[: number + 1] if not each.is_client}
@@ -104,35 +104,38 @@ def _step(found, number, bend, shown):
     return {
         "x": bend(frame.when),
         "when": moment(frame.when),
-        "who": html.escape(frame.actor),
+        "who": html.escape(frame.actor or "the kernel"),
         "line": frame.line,
         "rests": sorted(rests - {frame.line}),
         "trail": sorted(set(frame.trail) - {frame.line}),
         "code": html.escape(frame.code),
         "says": html.escape(frame.says),
-        "call": not frame.is_client,
+        "call": bool(frame.line),
         "shows": shown,
     }
 
 
-def _page(count, lanes, source):
-    """Return the HTML of the panel, in which the script puts what a step shows."""
+def _page(title, count, lanes, source):
+    """Return the HTML of the panel, in which the script puts what a step shows.
+
+    A click anywhere in it lets it have the keys; JupyterLab's shortcuts then stand back.
+    """
     return (
-        f'<div class="lab-lanes">{lanes}</div>'
-        '<div class="lab-strip" role="group" aria-label="Step through this run">'
+        '<div class="lab-run" tabindex="-1" data-lm-suppress-shortcuts="true" role="group" '
+        f'aria-label="Step by step: {html.escape(title)}"><div class="lab-lanes">{lanes}</div>'
+        '<div class="lab-strip">'
         '<button type="button" data-do="play" class="lab-play">Play</button>'
         '<button type="button" data-do="back" aria-label="one step back">‹</button>'
         f'<input type="range" min="0" max="{count - 1}" value="0" step="1" aria-label="step">'
         '<button type="button" data-do="on" aria-label="one step on">›</button>'
         '<button type="button" data-do="call" class="lab-later">Next call</button>'
         '<button type="button" data-do="close" class="lab-later">Close</button>'
-        f'<output class="lab-count">step 1 of {count}</output></div>'
+        f'<span class="lab-count">step 1 of {count}</span></div>'
         '<div class="lab-told"><p class="lab-did"><b></b> <time></time> <code></code></p>'
         '<p class="lab-says" aria-live="polite" aria-atomic="true"></p></div>'
         f'<div class="lab-beside"><div class="lab-kernel">{_panels()}</div>'
-        f'<div class="lab-source" tabindex="0" role="group" aria-label="the server’s source">'
-        f"{source}</div></div>"
-        f'<p class="lab-keys">{HINT}</p>'
+        '<div class="lab-source" tabindex="0" role="group" aria-label="the server’s source">'
+        f'{source}</div></div><p class="lab-keys">{HINT}</p></div>'
     )
 
 
@@ -198,11 +201,11 @@ def draw_lanes(lanes, bend):
     """Draw Lanes as HTML, on bent time, with a cursor and the meaning of their marks below."""
     rows = "".join(_lane(lane, bend) for lane in lanes)
     occur = {what: show.MARKS[what][0] for lane in lanes for _, what in lane.marks}
-    bars = {bar.what: bar.what for lane in lanes for bar in lane.bars}
+    bars = {bar.what: bar.what.removeprefix("server ") for lane in lanes for bar in lane.bars}
     keys = "".join(
         f'<span><i class="{kind} lab-{_kind(what)}"></i> {words}</span>'
         for kind, known in (("lab-mark", occur), ("lab-bar", bars))
-        for what, words in {_kind(each): (each, word) for each, word in known.items()}.values()
+        for what, words in known.items()
     )
     return (
         f'<div class="lab-tracks">{rows}'
@@ -369,7 +372,7 @@ def _threads(change):
     was = {each.name: each.doing for each in change.then.threads} if change.then else {}
     items = []
     for each in change.now.threads:
-        kind = each.doing.partition(" ")[0]
+        kind = {"runs": "runs", "has ended": "ended"}.get(each.doing, "asleep")
         doing = change.mark(html.escape(each.doing), was.get(each.name), each.doing)
         items.append((each.name, f'<span class="lab-doing lab-{kind}">{doing}</span>'))
     if len(items) == 1:
@@ -395,7 +398,7 @@ def _queue(change):
         items.append(f"<li>{name} {bytes_}</li>")
     items += ["<li><b>?</b></li>"] * (view.waiting - len(items))
     if room <= MOST_SLOTS:
-        items += ['<li class="lab-free" aria-hidden="true"></li>'] * (room - len(items))
+        items += ['<li class="lab-free">free</li>'] * (room - len(items))
     items += [
         f"<li><del>{html.escape(each.name) or '?'}</del></li>"
         for each in (change.gone("queue", lambda one: one.name) if view.queue is not None else ())
