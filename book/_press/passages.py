@@ -108,13 +108,16 @@ def _item(line, items):
     return int(found[1]) if found and int(found[1]) in (1, items + 1) else 0
 
 
+DRAWS = "lab.show.", "lab.ladder."
+
+
 def shown(source):
-    """List the strings in a cell's calls of lab.show: titles, alternative texts, labels."""
+    """List the strings in a cell's calls of lab.show and lab.ladder: titles, texts, labels."""
     return [text for call in _calls_of_show(ast.parse(source)) for text in _strings(call)]
 
 
 def _calls_of_show(node):
-    if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("lab.show."):
+    if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(DRAWS):
         yield node
     else:
         for child in ast.iter_child_nodes(node):

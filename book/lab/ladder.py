@@ -374,7 +374,8 @@ class _Reading:
         given = _given(now.ends[end]) - _given(was.ends[end])
         if given <= 0 or not now.ends[end].counts:
             return
-        last = next((each for each in reversed(self.found) if not _is_data_of(each, end)), None)
+        before = (each for each in reversed(self.found) if not _goes_between(each, end))
+        last = next(before, None)
         if not (isinstance(last, Act) and last.end == end and now.when - last.when < LONG):
             self.found.append(last := Act(now.when, end, ""))
         last.size += given
@@ -473,8 +474,11 @@ class _Reading:
         return segment.has_come
 
 
-def _is_data_of(event, end):
-    return isinstance(event, Segment) and (event.end, event.kind) == (end, "data")
+def _goes_between(event, end):
+    """May an event stand between two pieces that an end gives: its own data, or their reading?"""
+    if isinstance(event, Act):
+        return event.is_read
+    return (event.end, event.kind) == (end, "data")
 
 
 def _count(end, name):
