@@ -102,6 +102,15 @@ function load(frame, address) {
   });
 }
 
+function opened(view) {  // the steppers of a page, all opened: does it stay as narrow as the screen?
+  const steppers = [...view.document.querySelectorAll(".lab-steps")];
+  const open = steppers.map((each) => {
+    each.querySelector("[data-do=on]")?.click();
+    return width(each.querySelector(".lab-lanes") || view.document.createElement("i")) > 0;
+  });
+  return { open, cut: cut(view.document.documentElement) };
+}
+
 async function measure(tasks) {
   const found = [];
   for (const { page, width, theme } of tasks) {
@@ -112,7 +121,8 @@ async function measure(tasks) {
     document.body.append(frame);
     await load(frame, `/${page}`);
     await frame.contentDocument.fonts.ready;
-    found.push({ page, width, theme, ...facts(frame.contentWindow) });
+    const seen = facts(frame.contentWindow);
+    found.push({ page, width, theme, ...seen, opened: opened(frame.contentWindow) });
     frame.remove();
   }
   await fetch("/facts", { method: "POST", body: JSON.stringify(found) });

@@ -62,6 +62,9 @@ class Stepper { // one of a page's steppers, and what a reader does to it
     same("line", lines("now"), known.has(step.line) ? `${step.line}` : "");
     same("trail", lines("past"), step.trail.filter((line) => known.has(line)).join());
     same("rests", lines("rests"), step.rests.filter((line) => known.has(line)).join());
+    const acts = [...this.box.querySelectorAll(".lab-lane")]
+      .findIndex((lane) => lane.matches(".lab-acts"));
+    same("lane", acts, step.lane ?? -1);
     if (Math.abs(this.cursor() - step.x) > 0.3) found.push(`cursor: ${this.cursor()}, not ${step.x}`);
     const now = this.part(".lab-now"), source = this.part(".lab-source");
     if (now) {
@@ -157,6 +160,11 @@ async function use(view, is_whole) {
     if (n % 5 === 0) outside.push(...wider(view), ...pale(view).map(String));
   }
   const found = { closed, opened, walked, outside, steps: one.data.steps.length };
+  const height = () => one.box.offsetHeight;
+  found.heights = [0, 1].map(() => { // of the panel, at each step
+    const seen = one.data.steps.map((_, n) => { one.slide(n); return height(); });
+    return [Math.min(...seen), Math.max(...seen)];
+  });
   found.kernel = [".lab-beside .lab-kernel", ".lab-source"]
     .map((each) => one.part(each).getBoundingClientRect())
     .map(({ left, top }) => ({ left, top }));

@@ -308,6 +308,13 @@ def test_no_page_is_wider_than_its_screen(seen):
         assert fact["cut"] <= 0, where(fact)
 
 
+def test_every_run_that_can_be_walked_through_opens_and_is_no_wider_than_its_screen(seen, pages):
+    for fact in seen:
+        steppers = pages[fact["page"]].count('<div class="lab-steps"')
+        assert fact["opened"]["open"] == [True] * steppers, where(fact)
+        assert fact["opened"]["cut"] <= 0, where(fact)
+
+
 def test_the_matrix_is_whole(seen):
     facts = [fact for fact in seen if fact["page"] == MATRIX]
     assert len(facts) == len(WIDTHS) * len(THEMES)

@@ -314,6 +314,7 @@ def test_keywords_strings_and_comments_are_told_apart_and_nothing_is_lost():
 
 def test_a_step_says_where_everybody_is():
     first, second, third = data_of(FRAMES)["steps"]
+    assert [step["lane"] for step in (first, second, third)] == [1, 0, 1]
     assert (first["line"], first["rests"], first["call"]) == (11, [], True)
     assert (second["line"], second["rests"], second["call"]) == (None, [11], False)
     assert (third["line"], third["trail"], third["rests"]) == (15, [12], [])

@@ -81,7 +81,7 @@ def test_nothing_fails_on_the_console(facts):
 
 
 def test_without_the_script_the_picture_stands_alone(facts):
-    found = [fact for fact in facts if "heights" in fact]
+    found = [fact for fact in facts if "pictures" in fact]
     assert [fact["width"] for fact in found] == list(WIDTHS)
     for fact in found:
         assert (fact["runs"], fact["heights"]) == (0, [0, 0, 0])
@@ -114,6 +114,12 @@ def test_the_kernel_stands_beside_the_source_or_above_it(used):
             assert kernel["left"] > source["left"] and kernel["top"] == source["top"]
         else:
             assert kernel["top"] < source["top"]
+
+
+def test_once_it_has_been_walked_through_the_page_below_it_stands_still(used):
+    for fact in used:
+        (least, most), again = fact["heights"]
+        assert least == most and again == [least, most] and 300 < most < 1400
 
 
 def test_keys_lead_where_they_say(whole):

@@ -18,6 +18,8 @@
     const box = root.lastElementChild;
     const the = (selector) => box.querySelector(selector);
     const [slider, kernel, source] = [the("input"), the(".lab-kernel"), the(".lab-source")];
+    const told = the(".lab-told");
+    const lanes = box.querySelectorAll(".lab-lane");
     const panels = PANELS.map((name) => the(`.lab-${name}`));
     const shown = []; // the number of each panel's fragment
     let [at, playing] = [0, 0];
@@ -38,9 +40,14 @@
       const count = `step ${at + 1} of ${steps.length}`;
       slider.setAttribute("aria-valuetext", count);
       the(".lab-count").textContent = count;
+      lanes.forEach((lane, n) => lane.classList.toggle("lab-acts", n === step.lane));
       light(step);
-      // The kernel's box grows where it must, and stays so, that the page below it stands still.
-      kernel.style.minHeight = `${kernel.offsetHeight}px`;
+      // These two grow where they must, and stay so, that the page below them stands still.
+      for (const each of [kernel, told]) each.style.minHeight = `${each.offsetHeight}px`;
+    }
+
+    function shrink() {
+      for (const each of [kernel, told]) each.style.minHeight = "";
     }
 
     function light(step) {
@@ -57,16 +64,23 @@
       source.scrollTo({ top, behavior: steady ? "instant" : "smooth" });
     }
 
+    function scroller() { // what scrolls the page: on the site all of it, in JupyterLab a box
+      let each = root.parentElement;
+      while (each && !(/auto|scroll/.test(getComputedStyle(each).overflowY)
+        && each.scrollHeight > each.clientHeight)) each = each.parentElement;
+      return each || window;
+    }
+
     const height = () => the(".lab-strip").getBoundingClientRect().top;
 
     function open(is) {
       if (root.matches(".lab-open") === is) return;
       const before = height();
       root.classList.toggle("lab-open", is);
-      kernel.style.minHeight = "";
+      shrink();
       show(at);
       // What was clicked stays under the finger.
-      window.scrollBy({ top: height() - before, behavior: "instant" });
+      scroller().scrollBy({ top: height() - before, behavior: "instant" });
     }
 
     const next = () => (at < steps.length - 1 ? show(at + 1) : play(false));
@@ -101,8 +115,7 @@
       if (!box.contains(document.activeElement)) box.focus({ preventScroll: true });
       const button = event.target.closest("[data-do]");
       if (button) act[button.dataset.do]();
-      const lanes = event.target.closest(".lab-tracks");
-      if (!lanes) return;
+      if (!event.target.closest(".lab-tracks")) return;
       const { left, width } = the(".lab-over").getBoundingClientRect();
       const x = 100 * (event.clientX - left) / width;
       const far = steps.map((step) => Math.abs(step.x - x));
@@ -117,7 +130,7 @@
       event.preventDefault();
       act[what]();
     });
-    addEventListener("resize", () => { kernel.style.minHeight = ""; });
+    addEventListener("resize", shrink);
     // The table of contents makes room for an open panel, as long as that is on the screen.
     new IntersectionObserver(([seen]) => root.classList.toggle("lab-seen", seen.isIntersecting))
       .observe(box);

@@ -49,8 +49,8 @@ def draw(found, recording, title, alt, margin=0.04, is_open=False):
     if not found:
         raise ValueError("there is no step in this run")
     still = show.timeline(recording, title, alt, margin)
-    clients = [lane for lane in still.shows.values() if not lane.is_server]
-    run = as_data(found, [*clients, *thread_lanes(found)], recording.source, title)
+    lanes = [lane for lane in still.shows.values() if not lane.is_server] + thread_lanes(found)
+    run = as_data(found, lanes, recording.source, title, alt)
     written = json.dumps(run, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     page = (
         f'{still.data}<div class="lab-steps"{" data-open" if is_open else ""}>'
@@ -75,34 +75,36 @@ def kernel(view):
     return HTML(f'<div class="lab-kernel">{_panels(panels(view))}</div>')
 
 
-def as_data(found, lanes, source, title=""):
+def as_data(found, lanes, source, title="", alt=""):
     """Return what the script needs to show the steps, as JSON has it.
 
     page: the panel's HTML, without what changes. fragments: the distinct drawings of the kernel's
     panels. steps: a dict each; see _step.
     """
     bend = Bend([frame.when for frame in found], lanes)
+    places = {lane.name: place for place, lane in enumerate(lanes)}
     fragments, steps = {}, []
     for number, frame in enumerate(found):
         drawn = panels(frame.view, found[number - 1].view if number else None)
         shown = [fragments.setdefault(drawn[name], len(fragments)) for name in PANELS]
-        steps.append(_step(found, number, bend, shown))
-    page = _page(title, len(steps), draw_lanes(lanes, bend), draw_source(source, found))
+        steps.append(_step(found, number, bend, places) | {"shows": shown})
+    page = _page(title, len(steps), draw_lanes(lanes, bend, alt), draw_source(source, found))
     return {"page": page, "fragments": list(fragments), "steps": steps}
 
 
-def _step(found, number, bend, shown):
-    """Return one step as the script has it.
+def _step(found, number, bend, places):
+    """Return one step as the script has it, but for "shows": the number of each panel's fragment.
 
-    x: the cursor's place, in percent. when: the time, in words. line: where the acting thread is,
-    trail: how it came there; rests: where the others are. call: is it the server's doing? shows:
-    the number of each panel's fragment.
+    x: the cursor's place, in percent. lane: the number of the actor's. when: the time, in words.
+    line: where the acting thread is; trail: how it came there; rests: where the others are. call:
+    is it the server's doing?
     """
     frame = found[number]
     at = {each.actor: each.line for each in found[: number + 1] if not each.is_client}
     rests = {at[name] for name in at if at[name] and (name != frame.actor or frame.is_client)}
     return {
         "x": bend(frame.when),
+        "lane": places.get(frame.actor),
         "when": moment(frame.when),
         "who": html.escape(frame.actor or "the kernel"),
         "line": frame.line,
@@ -111,7 +113,6 @@ def _step(found, number, bend, shown):
         "code": html.escape(frame.code),
         "says": html.escape(frame.says),
         "call": bool(frame.line),
-        "shows": shown,
     }
 
 
@@ -123,7 +124,7 @@ def _page(title, count, lanes, source):
     return (
         '<div class="lab-run" tabindex="-1" data-lm-suppress-shortcuts="true" role="group" '
         f'aria-label="Step by step: {html.escape(title)}"><div class="lab-lanes">{lanes}</div>'
-        '<div class="lab-strip">'
+        '<div class="lab-stays"><div class="lab-strip">'
         '<button type="button" data-do="play" class="lab-play">Play</button>'
         '<button type="button" data-do="back" aria-label="one step back">‹</button>'
         f'<input type="range" min="0" max="{count - 1}" value="0" step="1" aria-label="step">'
@@ -132,7 +133,7 @@ def _page(title, count, lanes, source):
         '<button type="button" data-do="close" class="lab-later">Close</button>'
         f'<span class="lab-count">step 1 of {count}</span></div>'
         '<div class="lab-told"><p class="lab-did"><b></b> <time></time> <code></code></p>'
-        '<p class="lab-says" aria-live="polite" aria-atomic="true"></p></div>'
+        '<p class="lab-says" aria-live="polite" aria-atomic="true"></p></div></div>'
         f'<div class="lab-beside"><div class="lab-kernel">{_panels()}</div>'
         '<div class="lab-source" tabindex="0" role="group" aria-label="the server’s source">'
         f'{source}</div></div><p class="lab-keys">{HINT}</p></div>'
@@ -197,7 +198,7 @@ def thread_lanes(found):
     return list(lanes.values())
 
 
-def draw_lanes(lanes, bend):
+def draw_lanes(lanes, bend, alt=""):
     """Draw Lanes as HTML, on bent time, with a cursor and the meaning of their marks below."""
     rows = "".join(_lane(lane, bend) for lane in lanes)
     occur = {what: show.MARKS[what][0] for lane in lanes for _, what in lane.marks}
@@ -208,7 +209,7 @@ def draw_lanes(lanes, bend):
         for what, words in known.items()
     )
     return (
-        f'<div class="lab-tracks">{rows}'
+        f'<div class="lab-tracks" role="img" aria-label="{html.escape(alt)}">{rows}'
         '<div class="lab-over"><i class="lab-cursor"></i></div></div>'
         f'<p class="lab-legend">{keys}<span>time is bent: short gaps are stretched</span></p>'
     )
