@@ -557,6 +557,7 @@ def diagram(title, alt, watch, names=("the client", "the server")):
     events, held = watch.events(), watch.held()
     placed, waits, rows = _laid_out(events, with_acts=True)
     states = [[end.state for end in look.ends] for look in (watch.looks[0], watch.looks[-1])]
+    before = [row for row, event in placed if event.when <= watch.looks[0].when]
 
     def draw(figure, narrow):
         axes = figure.subplots()
@@ -564,11 +565,15 @@ def diagram(title, alt, watch, names=("the client", "the server")):
         axes.set(xlim=(-side, 1 + side), ylim=(rows + 1, -1.6))
         _draw(axes, placed, waits, rows, 8.5)
         _draw_held(axes, placed, held, rows)
-        for end in range(2):
+        style = {"va": "center", "fontsize": 8, "color": GRAY}
+        for end, side in enumerate(("right", "left")):
             axes.text(end, -1.3, names[end], ha="center", va="center", fontweight="bold")
-            for place, said in ((-0.65, states[0][end]), (rows + 0.55, states[1][end])):
-                style = {"ha": "center", "va": "center", "fontsize": 8, "color": GRAY}
-                axes.text(end, place, said or "no socket", **style)
+            axes.text(end, rows + 0.55, states[1][end] or "no socket", ha="center", **style)
+            if before:  # the first look came after what its counts tell
+                at = (-0.05, 1.05)[end], before[-1]
+                axes.text(*at, states[0][end] or "no socket", ha=side, **style)
+            else:
+                axes.text(end, -0.65, states[0][end] or "no socket", ha="center", **style)
 
     shows = {
         "arrows": [str(event) for event in events if isinstance(event, Segment)],
