@@ -1,6 +1,7 @@
 """Runs recorded step by step, whose order is known, and the frames made of them."""
 
 import resource
+import time
 from dataclasses import replace
 
 import pytest
@@ -151,7 +152,7 @@ FORK = """
             os._exit(0)
         os.wait()
         connection.recv(100)
-        epoll.poll()
+        epoll.poll(0.2)
 """
 
 
@@ -217,6 +218,53 @@ def timeless(recording):
 def test_a_run_recorded_again_has_the_same_frames():
     first = timeless(scene())
     assert all(timeless(scene()) == first for _ in range(3))
+
+
+SLOW = {
+    "import threading\n": "import threading\nimport time\n",
+    "    return sqlite3.connect(path)\n": """\
+    database = sqlite3.connect(path)
+    database.create_function("pause", 1, time.sleep)
+    return database
+""",
+    "FROM pages": "FROM pages WHERE pause(1) IS NULL",
+    "WORKERS = 4": "WORKERS = 2",
+}
+
+
+def workers(path):
+    """Record two workers, each with a query of a second, the second half a second later."""
+    with lab.record(path, stepwise=True) as recorded:
+        lab.until_threads(recorded.server, 3)
+        first, second = recorded.connect("first"), recorded.connect("second")
+        first.send(lab.REQUEST)
+        begun = time.monotonic()
+        lab.until(lambda: time.monotonic() > begun + 0.5)
+        second.send(lab.REQUEST)
+        first.read_all()
+        second.read_all()
+    return recorded.recording
+
+
+def test_threads_take_turns_so_that_their_frames_are_the_same_too(write):
+    text = (CODE / "06_one_shot.py").read_text(encoding="utf-8")
+    for old, new in SLOW.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path = write(text, "slow.py")
+    first = timeless(workers(path))
+    assert timeless(workers(path)) == first
+    threads = [frame.view.threads for frame in first]
+    assert all([name for name, _ in each] == sorted(name for name, _ in each) for each in threads)
+    both = {tuple(doing for _, doing in each) for each in threads}
+    assert ("asleep in poll", "asleep in execute", "asleep in execute") in both
+    told = [frame.code for frame in first]
+    armed = told.index("modify(first, OUT|ONESHOT) → done")
+    entry = next(each for each in first[armed].view.interest if each.name == "first")
+    assert entry.ready and entry.mask == "OUT|ERR|HUP|ONESHOT", "the loop has not taken it yet"
+    took = told.index("poll() → first: OUT")
+    entry = next(each for each in first[took].view.interest if each.name == "first")
+    assert (entry.ready, entry.mask) == (False, "ONESHOT"), "reported once, and disarmed"
 
 
 def test_the_frames_of_a_visit():

@@ -366,7 +366,7 @@ def test_the_cpu_time_is_that_of_all_its_processes(pre_forked):
 def test_all_are_stopped_when_each_is_or_has_ended(pre_forked, monkeypatch, state, stopped):
     for pid in pre_forked.pids():
         monkeypatch.setattr(kernel, "state", lambda *who, pid=pid: state if pid in who else "T")
-        assert pre_forked._is_stopped() == stopped
+        assert pre_forked.is_stopped() == stopped
     monkeypatch.undo()
 
 
@@ -442,7 +442,7 @@ def test_it_has_a_group_of_its_own_in_our_session_and_no_colours():
         assert psutil.Process(server.pid).environ()["PYTHON_COLORS"] == "0"
 
 
-def test_its_number_is_nobody_elses_until_it_is_stopped():
+def test_its_number_is_nobody_elses_until_itis_stopped():
     """It has ended, and is a zombie, whatever is asked of it."""
     with serve(LOOP) as server:
         server.send_signal(signal.SIGKILL)

@@ -17,13 +17,17 @@ its core of its own accord: ru_nvcsw, getrusage(2).
 Where a run is recorded step by step, the parent gives a descriptor of a Unix socket, CHANNEL (else
 it is -1). Then each return comes with more: who has a connection to the server's port, accepted or
 not, open or closed, and what is on the ready lists, which twins tell (_twins.py). They go to the
-parent through the channel, so that it, too, can look at them.
+parent through the channel, so that it, too, can look at them. And the threads take turns: one that
+has been woken runs until a call in which it may sleep, and only then the next one goes on; and of
+several that wait in a queue, the first one gets what is put there. So their steps have one order,
+of those that they might have had.
 """
 
 import contextlib
 import functools
 import itertools
 import json
+import math
 import os
 import queue
 import resource
@@ -50,7 +54,69 @@ SOCKET_CALLS = (
 EPOLL_CALLS = ("register", "modify", "unregister", "poll", "close")
 LINES_AT_ONCE = 200
 UNANSWERED = {"FIN-WAIT-1", "CLOSING", "LAST-ACK"}  # states that the peer's kernel ends by itself
+TURN = 0.25  # seconds; a thread may wait for another in a way that is not recorded
 ANSWER = 0.25  # seconds; the kernel delays an acknowledgement by 40 ms, on an idle machine
+
+
+class Turn:
+    """What a thread holds while it runs; who has waited longest has it next.
+
+    None holds it for ever: not one that has ended, nor one that waits for another by what is not
+    recorded, a join.
+    """
+
+    def __init__(self):
+        self.changed, self.holder, self.queue = threading.Condition(), None, []
+
+    def take(self):
+        """Wait until no other thread holds it, and hold it."""
+        this, deadline = threading.current_thread(), time.monotonic() + TURN
+        if self.holder is this:
+            return
+        with self.changed:
+            self.queue.append(this)
+            while not self.is_next(this) and time.monotonic() < deadline:
+                self.changed.wait(0.002)
+            self.queue.remove(this)
+            self.holder = this
+
+    def is_next(self, thread):
+        is_free = self.holder is None or not self.holder.is_alive()
+        return is_free and self.queue[0] is thread
+
+    def give(self):
+        """Let another thread hold it, if this one does."""
+        if self.holder is threading.current_thread():
+            with self.changed:
+                self.holder = None
+                self.changed.notify_all()
+
+
+class FairQueue:
+    """A queue whose next item is for the thread that has waited longest.
+
+    before_waiting: what a thread calls that has to wait.
+    """
+
+    def __init__(self, before_waiting):
+        self.changed, self.items, self.waiting = threading.Condition(), [], []
+        self.before_waiting = before_waiting
+
+    def put(self, item):
+        with self.changed:
+            self.items.append(item)
+            self.changed.notify_all()
+
+    def get(self):
+        this = object()
+        with self.changed:
+            self.waiting.append(this)
+            if len(self.items) < len(self.waiting):
+                self.before_waiting()
+            self.changed.wait_for(lambda: len(self.items) > self.waiting.index(this))
+            place = self.waiting.index(this)
+            self.waiting.pop(place)
+            return self.items.pop(place)
 
 
 class Recorder:
@@ -63,7 +129,7 @@ class Recorder:
         self.active, self.numbers = True, itertools.count(1)
         self.lock, self.local = threading.Lock(), threading.local()
         self.sockets, self.epolls = weakref.WeakSet(), weakref.WeakSet()
-        self.twins, self.diag, self.mute = None, None, set()
+        self.twins, self.diag, self.mute, self.turn = None, None, set(), Turn()
         if channel >= 0:
             self.begin_steps(channel)
         self.process, self.children = "", 0  # what stands before the names of a child's threads
@@ -87,7 +153,8 @@ class Recorder:
         self.process = f"{self.process}child {self.children}, "
         self.children, self.lock, self.local = 0, threading.Lock(), threading.local()
         if self.twins:
-            self.twins.lock, self.diag = threading.Lock(), kernel.open_diag()
+            self.turn, self.twins.lock = Turn(), threading.Lock()
+            self.diag = kernel.open_diag()
 
     def write(self, **record):
         os.write(self.out, json.dumps(record).encode() + b"\n")
@@ -102,6 +169,8 @@ class Recorder:
             if number > self.most_calls:
                 self.stop()
                 return method(*arguments, **keywords)
+        if self.twins:
+            self.turn.take()
         number, thread = f"{self.process}{number}", threading.current_thread().name
         fd = descriptor(what)
         self.write(
@@ -111,6 +180,9 @@ class Recorder:
         )  # fmt: skip
         self.local.inside = True
         got, error, sleeps = None, None, sleeps_so_far()
+        self.local.waited = 0
+        if self.twins and name not in ("get", "poll") and may_sleep(what, name, ()):
+            self.turn.give()  # those two do it themselves, if they must wait
         try:
             got = method(*arguments, **keywords)
             return got
@@ -118,8 +190,12 @@ class Recorder:
             error = type(exception).__name__
             raise
         finally:
-            now, slept = time.monotonic(), sleeps_so_far() - sleeps
+            slept = sleeps_so_far() - sleeps
+            if self.twins:
+                self.turn.take()
+            now = time.monotonic()
             slept = slept if may_sleep(what, name, arguments[1:]) else 0
+            slept = slept or self.local.waited
             state = self.state()
             self.local.inside = False
             self.write(
@@ -188,6 +264,14 @@ class Recorder:
         """Remember a socket or an epoll object, to look at after each call."""
         with self.lock:
             kind.add(what)
+
+    def must_wait(self):
+        """Give the turn away, in a call that another thread's step will end.
+
+        That may come before the thread has quite fallen asleep: it counts as having slept.
+        """
+        self.local.waited = 1
+        self.turn.give()
 
     def line_of_server(self):
         """Return (was the caller in the server's folder, its line in the server's file or None)."""
@@ -304,27 +388,43 @@ def recorded_epoll(recorder):
     for name in EPOLL_CALLS:
 
         def call(self, *arguments, _name=name, **keywords):
-            method = with_twins(recorder.twins, _name, getattr(original, _name))
+            method = with_twins(recorder, _name, getattr(original, _name))
             return recorder.around(_name, self, method, self._epoll, *arguments, **keywords)
 
         setattr(RecordedEpoll, name, call)
     return RecordedEpoll
 
 
-def with_twins(twins, name, method):
+def with_twins(recorder, name, method):
     """Make a method of an epoll object that does the same to the twins of what it watches."""
+    twins = recorder.twins
     if not twins:
         return method
 
-    def poll(epoll, *arguments, **keywords):
-        got = method(epoll, *arguments, **keywords)
-        with twins.lock:
-            twins.polled(epoll.fileno(), got)
+    def poll(epoll, timeout=None, maxevents=-1):
+        if threading.active_count() > 1:
+            return poll_in_turn(epoll, timeout, maxevents)
+        got = method(epoll, timeout, maxevents)
+        twins.polled(epoll.fileno(), got)
+        return got
+
+    def poll_in_turn(epoll, timeout, maxevents):
+        # Another thread's step, which makes something ready, is seen before this one takes it off
+        # the ready list: so we sleep in poll(2) on the epoll object, which takes nothing.
+        end = math.inf if timeout is None or timeout < 0 else time.monotonic() + timeout
+        poller = select.poll()
+        poller.register(epoll.fileno(), select.POLLIN)
+        while not poller.poll(0) and time.monotonic() < end:
+            recorder.must_wait()
+            left = end - time.monotonic()
+            poller.poll(None if left == math.inf else max(0, math.ceil(1000 * left)))
+            recorder.turn.take()
+        got = method(epoll, 0, maxevents)
+        twins.polled(epoll.fileno(), got)
         return got
 
     def change(epoll, *arguments, **keywords):
         number = descriptor(epoll)
-        # In one go: else a poll in another thread may report what a twin has not been told of.
         with twins.lock:
             method(epoll, *arguments, **keywords)
             twins.follow(name, number, *arguments, **keywords)
@@ -333,10 +433,16 @@ def with_twins(twins, name, method):
 
 
 def recorded_queue(recorder):
-    """Make a subclass of queue.SimpleQueue of which `get` is recorded."""
-    original = queue.SimpleQueue
+    """Make a subclass of queue.SimpleQueue of which `get` is recorded.
+
+    Step by step it is a fair queue: which of several idle threads the kernel wakes is a toss-up.
+    """
+    original = FairQueue if recorder.twins else queue.SimpleQueue
 
     class RecordedQueue(original):
+        def __init__(self):
+            super().__init__(*([recorder.must_wait] if recorder.twins else []))
+
         def get(self, *arguments, **keywords):
             return recorder.around("get", None, original.get, self, *arguments, **keywords)
 

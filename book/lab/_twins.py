@@ -63,9 +63,10 @@ class Twins:
 
     def polled(self, epoll, reports):
         """Poll the twins of what a poll has reported, too."""
-        for fd, _ in reports:
-            for twin in self.used.get((epoll, fd), ()):
-                twin.poll(0)
+        with self.lock:
+            for fd, _ in reports:
+                for twin in self.used.get((epoll, fd), ()):
+                    twin.poll(0)
 
     def _register(self, epoll, fd, mask):
         self._give_back_the_empty((epoll, fd))

@@ -208,9 +208,9 @@ class _Film:
     def _threads(self):
         doing = {name: f"asleep in {call}" for name, call in self.sleeping.items()}
         return tuple(
-            Thread(self.threads[name], doing.get(name, "runs"))
-            for name in self.alive
-            if name in self.threads
+            Thread(shown, doing.get(name, "runs"))
+            for name, shown in self.threads.items()
+            if name in self.alive
         )
 
     def _after(self, call):
@@ -334,7 +334,9 @@ class _Film:
             events = "nothing" if mask == ["-"] else "".join(mask)
             return REGISTER[name].format(fd, events)
         part = "" if call.offered in (None, call.moved) else f" of {call.offered:,}"
-        said = CALLED.get(name, f"calls {name} on {{of}}")
+        said = CALLED.get(
+            name, f"calls {name} on {{of}}" if call.fd else f"has returned from {name}"
+        )
         new = self._of(call.accepted)
         fd = call.fd if call.accepted is None else call.accepted
         return said.format(of=of, new=new, moved=_bytes(call.moved or 0), part=part, fd=fd)
@@ -354,6 +356,8 @@ CALLED = {
     "sendall": "has given the kernel all bytes for {of}",
     "shutdown": "shuts {of}'s connection down",
     "close": "closes {of}: descriptor {fd} is free",
+    "get": "takes something out of a queue",
+    "execute": "has the result of a query",
     "setblocking": "wants no call on {of} to sleep",
     "setsockopt": "sets an option of {of}",
 }

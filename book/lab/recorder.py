@@ -39,7 +39,8 @@ from .experiment import settled
 from .session import find
 
 MOST_CALLS = 2000
-QUIET = 0.3  # seconds that a client waits, at the most, until a server sleeps: one may spin
+SPINS = 0.3  # seconds of CPU time: a server that uses them and is still awake won't sleep
+QUIET = 10  # seconds that a client waits for anything, at the most
 
 
 class Seen(NamedTuple):
@@ -362,7 +363,9 @@ class Run:
         with self._acting:
             is_quiet = self._wait_for_quiet()
             before = self._look(is_quiet)
-            with self.server.paused() if before else contextlib.nullcontext():
+            # A script may have stopped it for several acts in a row.
+            is_free = before and not self.server.is_stopped()
+            with self.server.paused() if is_free else contextlib.nullcontext():
                 began = time.monotonic() - self._began
                 yield
                 after = before and self._look(is_quiet)
@@ -371,14 +374,15 @@ class Run:
     def _wait_for_quiet(self):
         """Wait until nothing is on its way and the server sleeps; return whether it does.
 
-        It waits for a while only: the server may spin.
+        If it spins, only until that is clear.
         """
         with contextlib.suppress(TimeoutError, ProcessLookupError):
             for talk in self._talks:
                 if not talk.is_closed:
-                    settled(talk.socket, QUIET)
-            until(self.server.is_asleep, QUIET)
-            return True
+                    settled(talk.socket)
+            pid, enough = self.server.pid, kernel.cpu_time(self.server.pid) + SPINS
+            until(lambda: self.server.is_asleep() or kernel.cpu_time(pid) > enough, QUIET)
+            return self.server.is_asleep()
         return False
 
     def _look(self, is_quiet):

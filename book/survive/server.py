@@ -239,12 +239,12 @@ class Server:
         """
         self._signal_group(signal.SIGSTOP)
         try:
-            until(self._is_stopped, what="the server to stop")
+            until(self.is_stopped, what="the server to stop")
             yield
         finally:
             self._signal_group(signal.SIGCONT)
 
-    def _is_stopped(self):
+    def is_stopped(self):
         """Tell whether every thread of every process has stopped: they don't stop at once."""
         return all(kernel.state(pid, thread) in "TZX" for pid, thread in self._each(kernel.threads))
 
