@@ -160,7 +160,7 @@ async function use(view, is_whole) {
     if (n % 5 === 0) outside.push(...wider(view), ...pale(view).map(String));
   }
   const found = { closed, opened, walked, outside, steps: one.data.steps.length };
-  const height = () => one.box.offsetHeight;
+  const height = () => Math.round(one.box.getBoundingClientRect().height);
   found.heights = [0, 1].map(() => { // of the panel, at each step
     const seen = one.data.steps.map((_, n) => { one.slide(n); return height(); });
     return [Math.min(...seen), Math.max(...seen)];

@@ -153,6 +153,14 @@ def test_free_places_are_drawn_where_they_are_few():
     assert "nobody waits; room for 6" in plain(nobody)
 
 
+def test_of_a_long_queue_the_first_are_drawn_and_the_others_counted():
+    clients = tuple(Waiting(f"client {n}", 0) for n in range(40))
+    drawn = stepper.panels(replace(VIEW, waiting=40, limit=128, queue=clients))["queue"]
+    assert "client 11" in drawn and "client 12" not in drawn
+    assert plain(drawn).startswith("accept queue 40 wait; room for 129 client 0")
+    assert plain(drawn).endswith("and 28 more")
+
+
 def test_of_several_threads_each_has_its_name():
     view = replace(VIEW, threads=(Thread("main", "asleep in poll"), Thread("thread 1", "runs")))
     drawn = stepper.panels(view)["threads"]
@@ -319,7 +327,7 @@ def test_a_step_says_where_everybody_is():
     assert (second["line"], second["rests"], second["call"]) == (None, [11], False)
     assert (third["line"], third["trail"], third["rests"]) == (15, [12], [])
     assert first["x"] < second["x"] < third["x"]
-    assert [step["when"] for step in (first, third)] == ["0.00 ms", "100.10 ms"]
+    assert [step["when"] for step in (first, third)] == ["at 0.00 ms", "at 100.10 ms"]
 
 
 def test_equal_drawings_are_kept_once():

@@ -6,6 +6,7 @@ from test_site import CHROMIUM, FACTS, THEMES, measured
 import lab
 from conftest import BOOK
 from lab import show, stepper
+from lab.frames import Connection, Registered, Thread, View, Waiting
 from survive.awkward import plain_get
 
 USES = FACTS.with_name("stepper_page.js")
@@ -24,6 +25,23 @@ document.addEventListener("keydown", (event) => turned.push(event.key));
 {steppers}{still}</article></div></main></body></html>"""
 
 
+# As wide as it gets: a long name, a long mask, many bytes, and what is not measured.
+WIDEST = View(
+    threads=(Thread("main thread", "asleep in poll"), Thread("thread 1", "asleep in get")),
+    waiting=2,
+    limit=5,
+    queue=(Waiting("a client with quite a long name", 12_345_678), Waiting("", None)),
+    connections=(
+        Connection("a client with a long name", 1023, "CLOSE-WAIT", 12_345_678, 12_345_678),
+        Connection("gone", None, "FIN-WAIT-2", None, None),
+    ),
+    interest=(
+        Registered("a client with a long name", 1023, "IN|OUT|RDHUP|ERR|HUP|ET|ONESHOT", True),
+        Registered("another", 1024, "ONESHOT", None),
+    ),
+)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with a page of three steppers: two that are closed, one that is open at once."""
@@ -40,7 +58,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     page = PAGE.format(
         steppers="".join(each.data for each in (one, other, at_once)),
-        still=stepper.kernel(one.frames[len(one.frames) // 2].view).data,
+        still=stepper.kernel(WIDEST).data,
     )
     (folder / "page.html").write_text(page, encoding="utf-8")
     for file in (show.STYLESHEET, show.STEPPER):

@@ -43,7 +43,9 @@
       lanes.forEach((lane, n) => lane.classList.toggle("lab-acts", n === step.lane));
       light(step);
       // These two grow where they must, and stay so, that the page below them stands still.
-      for (const each of [kernel, told]) each.style.minHeight = `${each.offsetHeight}px`;
+      for (const each of [kernel, told]) {
+        each.style.minHeight = `${each.getBoundingClientRect().height}px`;
+      }
     }
 
     function shrink() {

@@ -28,7 +28,8 @@ from .frames import View
 
 PANELS = ("threads", "queue", "lists", "others")
 NOT_MEASURED = '<span class="lab-not">not measured</span>'
-MOST_SLOTS = 8  # a queue with room for more is told in words alone
+MOST_SLOTS = 8  # free places of a queue with more room are not drawn
+MOST_WAITING = 12  # and of a longer queue, not everybody who stands in it
 HINT = (
     "Keys: <kbd>←</kbd> <kbd>→</kbd> step, <kbd>n</kbd> the server’s next call, "
     "<kbd>space</kbd> plays, <kbd>Home</kbd> and <kbd>End</kbd>."
@@ -105,7 +106,7 @@ def _step(found, number, bend, places):
     return {
         "x": bend(frame.when),
         "lane": places.get(frame.actor),
-        "when": moment(frame.when),
+        "when": f"at {moment(frame.when)}",
         "who": html.escape(frame.actor or "the kernel"),
         "line": frame.line,
         "rests": sorted(rests - {frame.line}),
@@ -390,21 +391,29 @@ def _queue(change):
     room = view.limit + 1
     wait = {0: "nobody waits", 1: "1 waits"}.get(view.waiting, f"{view.waiting} wait")
     said = change.mark(wait, then and then.waiting, view.waiting) + f"; room for {room:,}"
+    items = _waiting(change)
+    if len(items) > MOST_WAITING:
+        more = len(items) - MOST_WAITING
+        items[MOST_WAITING:] = [f'<li class="lab-free">and {more} more</li>']
+    if view.queue is not None:
+        left = change.gone("queue", lambda one: one.name)
+        items += [f'<li class="lab-free">{_del(each)}</li>' for each in left]
+    if room <= MOST_SLOTS:
+        items += ['<li class="lab-free">free</li>'] * (room - len(items))
+    return _head("accept queue", said) + (f"<ul>{''.join(items)}</ul>" if items else "")
+
+
+def _waiting(change):
+    """Draw everybody who waits in the accept queue; a question mark is somebody unknown."""
+    view, then = change.now, change.then
     unread = {each.name: each.unread for each in (then.queue or () if then else ())}
     items = []
     for each in view.queue or ():
-        name = html.escape(each.name) or "?"
-        name = change.mark(f"<b>{name}</b>", each.name in unread, True) if each.name else name
+        name = f"<b>{html.escape(each.name) or '?'}</b>"
+        name = change.mark(name, each.name in unread, True) if each.name else name
         bytes_ = _bytes(change, "unread", unread.get(each.name, each.unread), each.unread)
         items.append(f"<li>{name} {bytes_}</li>")
-    items += ["<li><b>?</b></li>"] * (view.waiting - len(items))
-    if room <= MOST_SLOTS:
-        items += ['<li class="lab-free">free</li>'] * (room - len(items))
-    items += [
-        f"<li><del>{html.escape(each.name) or '?'}</del></li>"
-        for each in (change.gone("queue", lambda one: one.name) if view.queue is not None else ())
-    ]
-    return _head("accept queue", said) + (f"<ul>{''.join(items)}</ul>" if items else "")
+    return items + ["<li><b>?</b></li>"] * (view.waiting - len(items))
 
 
 def _bytes(change, kind, old, new):
@@ -457,8 +466,8 @@ def _lists(change):
     )
 
 
-def _del(entry):
-    return f"<del>{html.escape(entry.name)}</del>"
+def _del(each):
+    return f"<del>{html.escape(each.name) or '?'}</del>"
 
 
 def _entry(change, entry, old):
@@ -470,7 +479,7 @@ def _entry(change, entry, old):
     details = _details(change, connection) if connection else ""
     ready = {True: f'<b class="lab-ready">{html.escape(entry.name)}</b>', None: NOT_MEASURED}
     cell = change.mark(ready.get(entry.ready, ""), bool(old and old.ready), bool(entry.ready))
-    if not entry.ready and old and old.ready and entry.ready is not None:
+    if old and old.ready and entry.ready is False:
         cell = _del(entry)
     details = f"<br><small>{details}</small>" if details else ""
     return f"<tr><td>{_descriptor(entry.fd)} {name} {mask}{details}</td><td>{cell}</td></tr>"
