@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from test_show import contrast
 
 import lab
 from _press.execute import SANITISE
@@ -344,6 +345,27 @@ def test_a_run_of_no_steps_is_refused():
     run = Recording("s.py", SOURCE, None, 2, [], [], [CLIENT], False)
     with pytest.raises(ValueError, match="no step in this run"):
         stepper.draw([], run, "title", "alt")
+
+
+# The colours.
+
+DARK = ':is([data-theme="dark"], [data-jp-theme-light="false"]) '
+
+
+@pytest.mark.parametrize("dark", ["", DARK])
+def test_each_colour_of_text_stands_out_from_each_ground_that_it_is_on(dark):
+    """4.5 to 1, the least that WCAG's AA asks for."""
+    styles = show.STYLESHEET.read_text(encoding="utf-8")
+    between = ",\n" if dark else ", "
+    rule = styles.partition(f"\n{dark}.lab-kernel{between}{dark}.lab-run {{")[2]
+    colours = dict(re.findall(r"--lab-([a-z]+): (#[0-9a-f]{6})", rule.partition("}")[0]))
+    grounds = [colours[name] for name in ("ground", "shade", "past")]
+    set_off = [colours[name] for name in ("mark", "now")]
+    for text in ("ink", "blue", "orange", "green", "violet", "red"):
+        for ground in grounds + set_off:
+            assert contrast(colours[text], ground) >= 4.5, (text, ground)
+    assert all(contrast(colours["pale"], ground) >= 4.5 for ground in grounds)
+    assert contrast(colours["ink"], colours["line"]) >= 4.5, "a descriptor's number"
 
 
 # A recorded run.
