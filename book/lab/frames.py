@@ -2,13 +2,15 @@
 
 A frame is a call of the server that returns, a call in which a thread falls asleep, an act of a
 client, or what has changed in the kernel meanwhile. What is in a frame was measured: see the
-recorder. What was not measured is None.
+recorder. What was not measured is None. A call that only sets an option has none, unless that is
+TCP_CORK or TCP_NODELAY: the lines before the next frame have it.
 
 Where a server does the same over and over, two rounds stand for all of them, and a frame says how
 many there were.
 """
 
 import math
+import socket
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -16,6 +18,8 @@ from typing import NamedTuple
 
 from look import kernel
 
+UNSEEN = {"setblocking", "settimeout", "setsockopt"}  # calls after which all looks the same
+SEEN_OPTIONS = {(socket.IPPROTO_TCP, each) for each in (socket.TCP_CORK, socket.TCP_NODELAY)}
 IN_QUEUE = {"ESTABLISHED", "CLOSE-WAIT"}  # states of one that nobody has accepted yet
 TOLD_ITS_END = {"CLOSE-WAIT", "LAST-ACK", "CLOSING"}  # here a FIN counts among the unread bytes
 ROUND, ROUNDS = 4, 3  # the most frames of a round that is told once, the fewest rounds for that
@@ -145,8 +149,9 @@ class _Film:
         end = last.when if last else float("inf")
         calls = self.recording.all_calls
         listened = [call.name for call in calls].index("listen")
-        found = [(call.began, self._asleep, call) for call in calls[listened:] if call.slept != 0]
-        found += [(call.returned, self._returned, call) for call in calls[listened:] if call.took]
+        calls = [call for call in calls[listened:] if _is_seen(call)]
+        found = [(call.began, self._asleep, call) for call in calls if call.slept != 0]
+        found += [(call.returned, self._returned, call) for call in calls if call.took is not None]
         found += [(act.when, self._act, act) for act in self.recording.acts]
         found += [(end, self._look, last)]
         return sorted([each for each in found if each[0] <= end], key=lambda each: each[0])
@@ -358,9 +363,12 @@ CALLED = {
     "close": "closes {of}: descriptor {fd} is free",
     "get": "takes something out of a queue",
     "execute": "has the result of a query",
-    "setblocking": "wants no call on {of} to sleep",
     "setsockopt": "sets an option of {of}",
 }
+
+
+def _is_seen(call):
+    return call.name not in UNSEEN or tuple(call.given[:2]) in SEEN_OPTIONS
 
 
 def _unread(end):
