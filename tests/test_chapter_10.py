@@ -62,6 +62,7 @@ def test_the_five_ways():
         "a reset comes back”; claim 114, holds: “And EPOLLRDHUP, if asked for”"
     )
     assert seen["SHUT_RDWR"] == seen["close"] and seen["close"][2] == "1, EPIPE", (
+        "“To the other side `SHUT_RDWR` is the `close` of a peer that has read all”; "
         "“Of the end of reading nothing is on the wire at first; but a byte that comes all the "
         "same is answered with a reset”; “The first and the fourth reset then, and how much of "
         "the answer was read, the server doesn't learn”"

@@ -33,6 +33,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from look import kernel
+from survive.clients import pair
 
 from . import show
 
@@ -166,12 +167,15 @@ class Watch:
     """Looks at both ends of a connection, in a thread, as long as its block lasts.
 
     client: a socket of ours, or a Conversation. server: the other end, if it is ours as well; else
-    it is looked at from outside. `ends` are the sockets to go on with: what is done with them is
-    noted. A client that is not connected yet has its handshake drawn; one that is connected, and to
-    nothing, has it drawn as well, by what its end has counted. Raises OSError before Linux 4.19.
+    it is looked at from outside. Without either, they are a new pair(). `ends` are the sockets to
+    go on with: what is done with them is noted. A client that is not connected yet has its
+    handshake drawn; one that is connected, and to nothing, has it drawn as well, by what its end
+    has counted. Raises OSError before Linux 4.19.
     """
 
-    def __init__(self, client, server=None):
+    def __init__(self, client=None, server=None):
+        if client is None:
+            server, client = pair()
         self.looks, self.acts, self.ends = [], [], []
         self._lock, self._enough = threading.RLock(), threading.Event()
         self._by, self._told, self._names, self._peer = None, [False, False], [None, None], None
@@ -586,27 +590,35 @@ def diagram(title, alt, watch, names=("the client", "the server")):
 
 def _several(title, alt, watches, names):
     found = {label: _laid_out(watch.events(), with_acts=False) for label, watch in watches.items()}
-    all_rows = [rows for _, _, rows in found.values()]
+    rows = [rows for _, _, rows in found.values()]
+    columns = {True: min(3, len(found)), False: len(found)}  # on a phone, and else
 
     def draw(figure, narrow):
-        columns = 2 if narrow else len(found)
-        heights = [max(all_rows[at : at + columns]) for at in range(0, len(found), columns)]
+        heights = _heights(rows, columns[narrow])
         ratios = {"height_ratios": [height + 1.5 for height in heights]}
-        grid = figure.subplots(len(heights), columns, squeeze=False, gridspec_kw=ratios).ravel()
+        shape = len(heights), columns[narrow]
+        grid = figure.subplots(*shape, squeeze=False, gridspec_kw=ratios).ravel()
         for axes in grid[len(found) :]:
             axes.axis("off")
         for place, axes in enumerate(grid[: len(found)]):
             label, (placed, waits, its) = list(found.items())[place]
-            axes.set(xlim=(-0.3, 1.3), ylim=(heights[place // columns] + 0.2, -1.1))
+            axes.set(xlim=(-0.3, 1.3), ylim=(heights[place // columns[narrow]] + 0.2, -1.1))
             axes.set_title(label, fontweight="bold", fontsize=9)
             _draw(axes, placed, waits, max(its, 1), 8.5)
             for end in range(2):
                 axes.text(end, -0.6, names[end], ha="center", va="center", fontsize=8, color=GRAY)
 
-    height = [sum(ROW * (max(all_rows[at : at + columns]) + 1.3) + 0.3
-              for at in range(0, len(found), columns)) for columns in (len(found), 2)]  # fmt: skip
+    wide, narrow = (
+        sum(ROW * (height + 1.3) + 0.3 for height in _heights(rows, columns[is_narrow]))
+        for is_narrow in (False, True)
+    )
     arrows = {label: watch.arrows() for label, watch in watches.items()}
-    return show.picture(draw, title, alt, *height, shows=arrows)
+    return show.picture(draw, title, alt, wide, narrow, shows=arrows)
+
+
+def _heights(rows, columns):
+    """Return how many rows the highest has of those that stand beside one another."""
+    return [max(rows[at : at + columns]) for at in range(0, len(rows), columns)]
 
 
 def _draw(axes, placed, waits, rows, size):
