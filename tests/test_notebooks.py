@@ -108,11 +108,14 @@ def test_the_anatomy_of_a_chapter(path):
     assert 1500 <= words(path) <= 3500, words(path)
 
 
+UNSEEN = r"<style>.*?</style>|<script.*?</script>|<details.*?</details>|<[^>]+>"
+
+
 def words(path):
     """Words that a reader reads: prose, tables and verdicts, not code nor what is folded away."""
     cells = notebooks.read(path).cells
     shown = " ".join(
-        re.sub(r"<style>.*?</style>|<details.*?</details>|<[^>]+>", " ", text, flags=re.DOTALL)
+        re.sub(UNSEEN, " ", text, flags=re.DOTALL)
         for cell in cells
         if cell.cell_type == "code"
         for output in cell.outputs

@@ -349,6 +349,7 @@ def test_an_item_is_cited_if_its_sentence_leads_to_the_web(text, items, cited):
         ("lab.show.table(lab.show.link('a', 'b'))", ["a", "b"]),
         ("with x:\n    lab.show.ledger('a')\nlab.verdicts('b')\nprint('c')", ["a"]),
         ("lab.ladder.diagram('a', 'b', watch, ('c', 'd'))", ["a", "b", "c", "d"]),
+        ("a = lab.stepper.step_through(run.recording, 'a', 'b')", ["a", "b"]),
         ("lab.show.BLUE == 'a'", []),
     ],
 )

@@ -88,7 +88,7 @@ def lists(view, before=None):
 
 
 def test_a_view_says_all_that_is_known_in_words():
-    said = plain(stepper.kernel(VIEW))
+    said = plain(stepper.draw_view(VIEW))
     assert "the server runs" in said
     assert "accept queue 1 waits ; room for 6 second 18 unread" in said.replace("waits;", "waits ;")
     assert "3 listener IN 5 first IN| ET ESTABLISHED · 7 unread · 4,000 unsent first" in said
@@ -108,7 +108,7 @@ def test_without_an_epoll_object_no_list_is_drawn_and_connections_stand_by_thems
     drawn = stepper.panels(replace(VIEW, interest=None))
     assert drawn["lists"] == ""
     assert plain(drawn["others"]).startswith("connections 5 first ESTABLISHED")
-    assert "ready list" not in plain(stepper.kernel(replace(VIEW, interest=None)))
+    assert "ready list" not in plain(stepper.draw_view(replace(VIEW, interest=None)))
 
 
 def test_an_empty_interest_list_is_said_to_be_empty():
@@ -381,7 +381,7 @@ def recording():
 
 @pytest.fixture(scope="module")
 def picture(recording):
-    return stepper.stepper(recording, "Who & whom", "An alternative")
+    return stepper.step_through(recording, "Who & whom", "An alternative")
 
 
 def test_a_stepper_is_the_timeline_and_a_block_of_data(recording, picture):
@@ -394,7 +394,7 @@ def test_a_stepper_is_the_timeline_and_a_block_of_data(recording, picture):
         r'<div class="lab-steps"><script type="application/json">(.*)</script></div>', rest
     )
     assert "</" not in block[1] and json.loads(block[1]) == picture.run
-    opened = stepper.stepper(recording, "a", "b", is_open=True)
+    opened = stepper.step_through(recording, "a", "b", is_open=True)
     assert '<div class="lab-steps" data-open><script' in opened.data
 
 

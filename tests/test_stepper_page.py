@@ -52,13 +52,13 @@ def folder(tmp_path_factory):
         plain_get(silent, run.server)
     with lab.record(BOOK.parent / "code" / "02_request_loop.py", stepwise=True) as blocking:
         plain_get(blocking.connect("only"), blocking.server)
-    one = stepper.stepper(run.recording, "A run", "What a run shows")
-    other = stepper.stepper(blocking.recording, "Another", "What another shows")
-    at_once = stepper.stepper(blocking.recording, "At once", "It is open", is_open=True)
+    one = stepper.step_through(run.recording, "A run", "What a run shows")
+    other = stepper.step_through(blocking.recording, "Another", "What another shows")
+    at_once = stepper.step_through(blocking.recording, "At once", "It is open", is_open=True)
     folder = tmp_path_factory.mktemp("page")
     page = PAGE.format(
         steppers="".join(each.data for each in (one, other, at_once)),
-        still=stepper.kernel(WIDEST).data,
+        still=stepper.draw_view(WIDEST).data,
     )
     (folder / "page.html").write_text(page, encoding="utf-8")
     for file in (show.STYLESHEET, show.STEPPER):

@@ -108,7 +108,7 @@ def _item(line, items):
     return int(found[1]) if found and int(found[1]) in (1, items + 1) else 0
 
 
-DRAWS = "lab.show.", "lab.ladder."
+DRAWS = "lab.show.", "lab.ladder.", "lab.stepper."
 
 
 def shown(source):

@@ -7,7 +7,7 @@ script, or trusts none, drops the block and shows the picture alone.
 A panel of the kernel looks the same in most steps. So its distinct drawings are kept once each, as
 fragments, and a step names the fragments that it shows by their numbers.
 
-The same panels, still, are what kernel() draws of one View.
+The same panels, still, are what draw_view() draws of one View.
 """
 
 import ast
@@ -36,7 +36,7 @@ HINT = (
 )
 
 
-def stepper(recording, title, alt, margin=0.04, is_open=False):
+def step_through(recording, title, alt, margin=0.04, is_open=False):
     """Draw a recorded run that a reader can step through; returns a Stepped picture.
 
     recording, title, alt, margin: as show.timeline takes them. is_open: whether the panel is open
@@ -46,7 +46,7 @@ def stepper(recording, title, alt, margin=0.04, is_open=False):
 
 
 def draw(found, recording, title, alt, margin=0.04, is_open=False):
-    """Do what stepper() does with Frames that are there already. Raises ValueError for none."""
+    """Do what step_through() does with Frames that are there. Raises ValueError for none."""
     if not found:
         raise ValueError("there is no step in this run")
     still = show.timeline(recording, title, alt, margin)
@@ -70,8 +70,18 @@ class Stepped(show.Picture):
         super().__init__(data, still.title, still.alt, still.shows)
         self.frames, self.run = found, run
 
+    def view(self, code):
+        """Return the View after the first step of some code: "third sends 18 bytes".
 
-def kernel(view):
+        Raises ValueError with the codes that there are.
+        """
+        for frame in self.frames:
+            if frame.code == code:
+                return frame.view
+        raise ValueError(f"no step {code!r}; there are {[frame.code for frame in self.frames]}")
+
+
+def draw_view(view):
     """Draw one View: the threads, the accept queue, the two lists, other connections. HTML."""
     return HTML(f'<div class="lab-kernel">{_panels(panels(view))}</div>')
 
@@ -226,7 +236,7 @@ def _lane(lane, bend):
     inside = f'<i class="lab-life" style="{_from_to(lane.start, lane.end, bend)}"></i>'
     for bar in lane.bars:
         took = length(bar.end - bar.start)
-        words = f'<small><span>{html.escape(bar.words or bar.what.removeprefix("server "))}, '
+        words = f"<small><span>{html.escape(bar.words or bar.what.removeprefix('server '))}, "
         inside += (
             f'<i class="lab-bar lab-{_kind(bar.what)}" style="{_from_to(bar.start, bar.end, bend)}"'
             f' title="{bar.what}, {took}">{words}</span>{took}</small></i>'
@@ -453,7 +463,7 @@ def _lists(change):
     entries = sorted(view.interest, key=lambda each: each.fd)
     rows = [_entry(change, each, was.get((each.name, each.fd))) for each in entries]
     rows += [
-        f'<tr><td>{_descriptor(each.fd)} <del>{html.escape(each.name)}</del></td>'
+        f"<tr><td>{_descriptor(each.fd)} <del>{html.escape(each.name)}</del></td>"
         f"<td>{_del(each) if each.ready else ''}</td></tr>"
         for each in change.gone("interest", lambda one: (one.name, one.fd))
     ]
