@@ -148,6 +148,29 @@ def test_a_peer_that_has_vanished_gets_nothing(watched):
     assert first == "→ 5 bytes ✕" and again[-2:] == ["→ 5 bytes again", "← ACK"]
 
 
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_a_fin_to_a_peer_that_has_vanished_never_comes(watched, gives_up):
+    with watched as watch:
+        client, server = watch.ends
+        clients.vanish(server)
+        client.shutdown(socket.SHUT_WR)
+        if gives_up:
+            lab.reset(client)
+    assert watch.arrows()[0] == "→ FIN ✕"
+
+
+def test_a_call_that_fails_is_noted_with_its_error():
+    with lab.Watch() as watch:
+        client, server = watch.ends
+        client.setblocking(False)
+        lab.fill(client)
+        client.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            client.sendall(b"x" * 10_000_000)
+        lab.reset(server)
+    assert "0 send: EAGAIN" in acts(watch) and "0 send: ETIMEDOUT" in acts(watch)
+
+
 def only_syns(sock):
     """Let only SYNs come to a listener: a filter that looks at the flags, in byte 13."""
     program = [(0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0)]
@@ -245,3 +268,27 @@ def test_the_picture_shows_what_was_found(watched):
     assert isinstance(held, Held) and math.isclose(wait, held.until - held.since, rel_tol=0.5)
     several = ladder.diagram("A title", "An alternative", {"one": watch, "other": watch})
     assert several.shows == {"one": watch.arrows(), "other": watch.arrows()}
+
+
+def test_several_are_as_high_as_they_have_to_be():
+    with lab.Watch() as short:
+        lab.reset(short.ends[0])
+    with lab.Watch() as long:
+        for _ in range(3):
+            long.ends[0].send(b"x")
+            lab.settled(long.ends[0])
+    found = {str(number): short for number in range(4)} | {"long": long}
+    picture = ladder.diagram("A title", "An alternative", found)
+    assert picture.shows["0"] == ["→ RST"] and len(picture.shows["long"]) == 6
+    assert ladder._heights([1, 1, 1, 1, 6], 3) == [1, 6]
+
+
+def test_what_the_counts_tell_of_a_handshake_is_drawn_before_the_states():
+    """A ghost's handshake is over when the first look finds it."""
+    counts = lab.kernel.Counts(2, 1, 0, 4, 1, 0, 0, 0, 0, 0)
+    end = ladder.End("ESTABLISHED", counts, False)
+    with lab.Watch() as watch:
+        pass
+    watch.looks = [ladder.Look(1.0, (end, ladder.End(None, None, False)), None)]
+    assert watch.arrows() == ["→ SYN ✕", "→ SYN", "← SYN+ACK", "→ ACK ✕"]
+    assert ladder.diagram("A title", "An alternative", watch).shows["waits"] == []

@@ -16,9 +16,9 @@ is drawn where one end's counts say that a segment has left, and the other end's
 it came; where it did not come, the arrow ends in a cross.
 
 Not drawn is what can't be told so: a segment that only opens the window, or acknowledges nothing
-new; an acknowledgement that travels with data. Of what happens between two looks the counts don't
-tell the order: it is drawn as TCP must have done it, data before their acknowledgement, and what
-was held back after the acknowledgement that let it go.
+new; a FIN that is sent again; an acknowledgement that travels with data. Of what happens between
+two looks the counts don't tell the order: it is drawn as TCP must have done it, data before their
+acknowledgement, and what was held back after the acknowledgement that let it go.
 """
 
 import contextlib
@@ -261,7 +261,8 @@ class Watch:
             try:
                 return call(*arguments)
             except OSError as error:
-                note.words = f"{words.partition('(')[0]}: {errno.errorcode.get(error.errno)}"
+                name = errno.errorcode.get(error.errno, "ETIMEDOUT")  # a timeout of Python's own
+                note.words = f"{words.partition('(')[0]}: {name}"
                 raise
             finally:
                 with self._lock:
@@ -469,8 +470,10 @@ class _Reading:
             acked = [_count(end, "bytes_acked") for end in mine]
             return come >= upto or is_answered or max(acked) > acked[0]
         if segment.kind == "FIN":
+            # Who ends second is forgotten with the acknowledgement, who ends first is not.
+            confirmed = CONFIRMED | ({None} if mine[0].state == "CLOSE-WAIT" else set())
             is_seen = any(end.state in TOLD for end in theirs)
-            return is_seen or is_answered or any(end.state in CONFIRMED | {None} for end in mine)
+            return is_seen or is_answered or any(end.state in confirmed for end in mine)
         if segment is self.third:  # soon, and without the help of data
             data = next((each.when for each in later if each.kind == "data"), math.inf)
             soon = [look for look in self.looks if look.when < min(data, segment.when + SOON)]
