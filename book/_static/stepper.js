@@ -140,7 +140,32 @@
     show(0);
   }
 
-  const startAll = () => document.querySelectorAll(".lab-steps:not([data-on])").forEach(start);
+  function offer(root) { // a button for each run of a switch, of which one is shown
+    const cases = [...root.querySelectorAll(":scope > .lab-case")];
+    const row = document.createElement("div");
+    row.className = "lab-choice";
+    row.setAttribute("role", "group");
+    row.setAttribute("aria-label", root.dataset.name);
+    const choose = (number) => [...row.children].forEach((button, n) => {
+      button.setAttribute("aria-pressed", n === number);
+      cases[n].hidden = n !== number;
+    });
+    cases.forEach((each, number) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = each.dataset.label;
+      button.addEventListener("click", () => choose(number));
+      row.append(button);
+    });
+    root.dataset.on = "yes";
+    root.prepend(row);
+    choose(0);
+  }
+
+  function startAll() {
+    document.querySelectorAll(".lab-steps:not([data-on])").forEach(start);
+    document.querySelectorAll(".lab-switch:not([data-on])").forEach(offer);
+  }
   const watch = () => {
     startAll();
     new MutationObserver(startAll).observe(document.body, { childList: true, subtree: true });

@@ -81,6 +81,21 @@ class Stepped(show.Picture):
         raise ValueError(f"no step {code!r}; there are {[frame.code for frame in self.frames]}")
 
 
+def switch(name, pictures):
+    """Draw several Stepped pictures, one of which is to be seen at a time; returns a Picture.
+
+    name: what is switched, "the mask". pictures: {label: picture}. It shows {label: what that
+    shows}. Where no script runs, they stand one below the other.
+    """
+    cases = "".join(
+        f'<div class="lab-case" data-label="{html.escape(label)}">{picture.data}</div>'
+        for label, picture in pictures.items()
+    )
+    page = f'<div class="lab-switch" data-name="{html.escape(name)}">{cases}</div>'
+    shows = {label: picture.shows for label, picture in pictures.items()}
+    return show.Picture(page, name, ", ".join(pictures), shows)
+
+
 def draw_view(view):
     """Draw one View: the threads, the accept queue, the two lists, other connections. HTML."""
     return HTML(f'<div class="lab-kernel">{_panels(panels(view))}</div>')
