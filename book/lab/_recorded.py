@@ -130,6 +130,7 @@ class Recorder:
         self.lock, self.local = threading.Lock(), threading.local()
         self.sockets, self.epolls = weakref.WeakSet(), weakref.WeakSet()
         self.twins, self.diag, self.mute, self.turn = None, None, set(), Turn()
+        self.address = None  # where the server listens
         if channel >= 0:
             self.begin_steps(channel)
         self.process, self.children = "", 0  # what stands before the names of a child's threads
@@ -231,26 +232,27 @@ class Recorder:
         return seen
 
     def ends(self, sockets):
-        """Return the ends at the port that a socket listens at: [port of the peer, our descriptor
-        or None, state, unread, bytes given to send and not sent] each; None if none listens.
+        """Return the ends at the port that a socket listens at, or has listened at: [port of the
+        peer, our descriptor or None, state, unread, bytes given to send and not sent] each; None if
+        none has.
 
         An end that waits for the peer's kernel to acknowledge a FIN does so a moment longer: it is
         looked at again, so that what is seen does not depend on that moment.
         """
-        owners, address = {}, None
+        owners = {}
         for each in sockets:
             with contextlib.suppress(OSError, ValueError):
                 if kernel.state_of(each) == "LISTEN":
-                    address = each.getsockname()
+                    self.address = each.getsockname()
                 owners[os.fstat(each.fileno()).st_ino] = each.fileno()
-        if not address:
+        if not self.address:
             return None
         deadline = time.monotonic() + ANSWER
         with self.lock:  # one question at a time
-            found = kernel.ends_at(address, self.diag)
+            found = kernel.ends_at(self.address, self.diag)
             # It must not sleep meanwhile, or it would look as if the server did.
             while time.monotonic() < deadline and self.unanswered(found):
-                found = kernel.ends_at(address, self.diag)
+                found = kernel.ends_at(self.address, self.diag)
         self.mute |= self.unanswered(found)
         return [
             [end.remote[1], owners.get(end.inode), end.state, end.unread, end.held] for end in found

@@ -9,7 +9,6 @@ Where a server does the same over and over, two rounds stand for all of them, an
 many there were.
 """
 
-import math
 import socket
 from bisect import bisect_right
 from collections import defaultdict
@@ -307,7 +306,7 @@ class _Film:
             return kernel.mask_names(value) if place else self._of(value)
         # A time that the server has worked out is another one each time.
         is_worked_out = isinstance(value, float) and not (10 * value).is_integer()
-        return f"< {math.ceil(value)} s" if is_worked_out else str(value)
+        return "timeout" if is_worked_out else str(value)
 
     def _result(self, call):
         """Write what a call has returned."""
