@@ -45,6 +45,13 @@ def test_the_steps():
     )
 
 
+def test_the_run_of_the_picture():
+    assert printed(PAGE, "four-interleaved") == "from slowest slow slowest quick slow slowest", (
+        "“Two clients send their requests in pieces, at different paces, and one sends it whole”; "
+        "“In the run of the picture, whose bytes did the thread receive, one call after another?”"
+    )
+
+
 def test_what_is_so():
     seen = rows(PAGE, "four-level")
     assert seen["bytes come"] == ["IN, IN", "recv: b'hello'"], (
@@ -53,7 +60,8 @@ def test_what_is_so():
     assert seen["the client leaves"] == seen["poll again"] == ["IN", "recv: b''"], (
         "“It means that `recv` would not block, and at the end of input `recv` never blocks "
         'again”; “This server receives `b""`, adds it to the request, and polls again, and epoll '
-        "is right to report the end every time. That is how the server comes to spin”"
+        "is right to report the end every time. That is how the server comes to spin”; “nobody "
+        "waits: level-triggered epoll”; “One thread, level-triggered epoll”"
     )
     seen = rows(PAGE, "four-stale")
     assert seen["a client waits"][1] == "accept: EAGAIN" and seen["room to send"][1].endswith(
@@ -199,7 +207,8 @@ def test_asyncio_stands_on_selectors_and_these_know_two_events():
 def test_ten_thousand():
     said = printed(PAGE, "four-c10k")
     assert "threads: 1; each ≈ 2" in said, (
-        "“An idle client is an entry on a list that nobody reads. Such a client costs no time”"
+        "“An idle client is an entry on a list that nobody reads. Such a client costs no time, "
+        "and some 220 bytes of the server's memory”; “one thread can sleep on ten thousand”"
     )
 
 

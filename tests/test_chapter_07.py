@@ -94,6 +94,20 @@ def test_what_is_said_of_its_argument():
     )
 
 
+def test_a_full_queue():
+    let_in = rows(PAGE, "seven-number")
+    assert let_in["listen(1)"][0] == "2", "“Two wait, and the queue is full”"
+    assert "State Recv-Q Send-Q Local\nLISTEN 2 1 " in printed(PAGE, "seven-ss"), (
+        "“`ss -ltn` shows two numbers of each listening socket, under names that mislead: Recv-Q "
+        "is how many clients wait, and Send-Q is the limit, N”"
+    )
+    after = {limit: into for limit, (into, outside) in let_in.items() if outside == "3"}
+    assert after == {f"listen({n})": str(n + 1) for n in (0, 1, 5, 50)}, (
+        "“That N + 1 get in is no slip”; “So it is at any length”; “Three clients come to a "
+        "stopped server with `listen(1)`”"
+    )
+
+
 def test_who_is_outside():
     of = rows(PAGE, "seven-heard-of")
     assert of["its state"] == ["ESTABLISHED", "SYN-SENT"] and of["at the server"][1] == "nothing", (
