@@ -143,6 +143,19 @@ function plays(one) { // play and pause, with a clock of ours
   return { found, last: one.data.steps.length - 1 };
 }
 
+function choices(view) { // of a switch: which run is seen, and which button is pressed, by click
+  const root = view.document.querySelector(".lab-switch");
+  const cases = [...root.querySelectorAll(".lab-case")];
+  const buttons = [...root.querySelectorAll(".lab-choice button")];
+  const state = () => [
+    cases.map((each) => width(each) > 0), buttons.map((each) => each.getAttribute("aria-pressed")),
+  ];
+  const found = [buttons.map((each) => each.textContent), state()];
+  buttons[1].click();
+  found.push(state());
+  return found;
+}
+
 async function use(view, is_whole) {
   const page = view.document, [one, other] = [RUN, OTHER].map((n) => steppers(view)[n]);
   page.head.insertAdjacentHTML("beforeend", "<style>* { transition: none !important }</style>");
@@ -182,6 +195,7 @@ async function use(view, is_whole) {
   one.click("close");
   found.closedAgain = { picture: one.picture, isOpen: one.isOpen, strip: width(one.part(".lab-strip")) };
   found.atOnce = steppers(view)[2].isOpen;
+  found.choices = choices(view);
   // What JupyterLab does: an output that comes later, and the script once more.
   const late = page.createElement("div");
   late.innerHTML = one.root.outerHTML.replace(/ data-on="yes"/, "");

@@ -317,7 +317,7 @@ def test_rounds_that_are_alike_are_told_once():
     for number in range(10):
         calls.append(Call("recv", 4, "MainThread", 2, 1.0 + number, [9], 0.1, {"bytes": 0}))
     for call in calls:
-        call.slept, call.sockets = 0, {}
+        call.slept, call.sockets, call.seen = 0, {}, call.returned
     end = lab.recorder.Look(99, 0, 0, [], None, None)
     made = frames.frames(Recording("s.py", [], None, 99, calls, [], [], False, [], end))
     assert [frame.code for frame in made[1:-1]] == ["recv(9) → 0 bytes"] * 2

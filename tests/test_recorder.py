@@ -523,7 +523,7 @@ def begins(number, t, name="recv", lines=()):
 
 
 def returns(number, t):
-    return {"returns": number, "t": t, "got": 3, "error": None, "slept": 1,
+    return {"returns": number, "t": t, "seen": t, "got": 3, "error": None, "slept": 1,
             "sockets": {"5": ["LISTEN", 0, 1]}, "interest": {"4": {"5": "IN"}}}  # fmt: skip
 
 

@@ -357,7 +357,7 @@ def test_each_colour_of_text_stands_out_from_each_ground_that_it_is_on(dark):
     """4.5 to 1, the least that WCAG's AA asks for."""
     styles = show.STYLESHEET.read_text(encoding="utf-8")
     between = ",\n" if dark else ", "
-    rule = styles.partition(f"\n{dark}.lab-kernel{between}{dark}.lab-run {{")[2]
+    rule = styles.partition(f"\n{dark}.lab-kernel{between}{dark}.lab-run")[2].partition("{")[2]
     colours = dict(re.findall(r"--lab-([a-z]+): (#[0-9a-f]{6})", rule.partition("}")[0]))
     grounds = [colours[name] for name in ("ground", "shade", "past")]
     set_off = [colours[name] for name in ("mark", "now")]
@@ -439,3 +439,29 @@ def test_frames_of_a_run_that_was_not_recorded_step_by_step_are_refused():
         plain_get(run.connect("only"), run.server)
     with pytest.raises(ValueError):
         frames.frames(run.recording)
+
+
+def test_a_switch_holds_its_runs_and_shows_what_each_shows(recording):
+    one = stepper.step_through(recording, "a", "b")
+    made = stepper.switch('the "mode"', {"<this>": one, "that": one})
+    assert made.data.count('<div class="lab-steps">') == 2
+    assert (
+        'data-label="&lt;this&gt;"' in made.data and 'data-name="the &quot;mode&quot;"' in made.data
+    )
+    assert made.shows == {"<this>": one.shows, "that": one.shows}
+
+
+def test_a_run_is_summed_up_without_its_times(recording):
+    one = stepper.step_through(recording, "a", "b")
+    later = [replace(frame, when=frame.when + 1, trail=()) for frame in one.frames]
+    same = stepper.draw(later, recording, "a", "b")
+    assert repr(one) == repr(same) and repr(one).startswith(f"{len(one.frames)} steps, ")
+    other = stepper.draw([*later[:-1], replace(later[-1], code="leaves")], recording, "a", "b")
+    assert repr(other) != repr(one)
+
+
+def test_the_view_after_a_step(recording):
+    one = stepper.step_through(recording, "a", "b")
+    assert one.view("second sends 18 bytes").connections[1].unread == 18
+    with pytest.raises(ValueError, match="no step 'nobody comes'; there are .'listener.listen"):
+        one.view("nobody comes")

@@ -22,7 +22,7 @@ addEventListener("unhandledrejection", (event) => errors.push(String(event.reaso
 document.addEventListener("keydown", (event) => turned.push(event.key));
 </script><script src="stepper.js"></script><script src="stepper.js"></script></head><body>
 <main class="bd-main"><div class="bd-content"><article class="bd-article">
-{steppers}{still}</article></div></main></body></html>"""
+{steppers}{still}{choice}</article></div></main></body></html>"""
 
 
 # As wide as it gets: a long name, a long mask, many bytes, and what is not measured.
@@ -44,7 +44,7 @@ WIDEST = View(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a page of three steppers: two that are closed, one that is open at once."""
+    """A folder with a page of steppers: two are closed, one is open at once, two take turns."""
     with lab.record(BOOK.parent / "code" / "04_level_triggered.py", stepwise=True) as run:
         silent = run.connect("a silent client with a long name")
         lab.at_rest(run.server, sockets=2)
@@ -58,6 +58,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     page = PAGE.format(
         steppers="".join(each.data for each in (one, other, at_once)),
+        choice=stepper.switch("the <mode>", {"this": other, "that": other}).data,
         still=stepper.draw_view(WIDEST).data,
     )
     (folder / "page.html").write_text(page, encoding="utf-8")
@@ -102,8 +103,8 @@ def test_without_the_script_the_picture_stands_alone(facts):
     found = [fact for fact in facts if "pictures" in fact]
     assert [fact["width"] for fact in found] == list(WIDTHS)
     for fact in found:
-        assert (fact["runs"], fact["heights"]) == (0, [0, 0, 0])
-        assert len(fact["pictures"]) == 3 and min(fact["pictures"]) > 250
+        assert (fact["runs"], fact["heights"]) == (0, [0] * 5)
+        assert len(fact["pictures"]) == 5 and min(fact["pictures"]) > 250
 
 
 def test_a_strip_stands_under_the_picture_until_the_first_use_opens_the_panel(used):
@@ -185,4 +186,12 @@ def test_it_can_be_closed_again(whole):
 
 def test_an_output_that_comes_later_starts_as_well_and_none_starts_twice(whole):
     for fact in whole:
-        assert fact["late"] == [1, 1, 1, 1]
+        assert fact["late"] == [1] * 6
+
+
+def test_of_several_runs_one_is_seen_and_its_button_is_pressed(whole):
+    for fact in whole:
+        names, before, after = fact["choices"]
+        assert names == ["this", "that"]
+        assert before == [[True, False], ["true", "false"]]
+        assert after == [[False, True], ["false", "true"]]

@@ -200,7 +200,8 @@ class Recorder:
             state = self.state()
             self.local.inside = False
             self.write(
-                returns=number, t=now, got=describe(got), error=error, slept=slept, **state
+                returns=number, t=now, seen=time.monotonic(), got=describe(got), error=error,
+                slept=slept, **state,
             )  # fmt: skip
 
     def state(self):

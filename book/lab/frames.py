@@ -150,7 +150,8 @@ class _Film:
         listened = [call.name for call in calls].index("listen")
         calls = [call for call in calls[listened:] if _is_seen(call)]
         found = [(call.began, self._asleep, call) for call in calls if call.slept != 0]
-        found += [(call.returned, self._returned, call) for call in calls if call.took is not None]
+        # A server that spins may be stopped, for a client's act, before the recorder has looked.
+        found += [(call.seen, self._returned, call) for call in calls if call.took is not None]
         found += [(act.when, self._act, act) for act in self.recording.acts]
         found += [(end, self._look, last)]
         return sorted([each for each in found if each[0] <= end], key=lambda each: each[0])
@@ -175,7 +176,7 @@ class _Film:
             self.accepted[call.accepted] = call.got[1][1]
             self.ports.add(call.got[1][1])
         self.view = self._after(call)
-        made = self._server(call.returned, call, f"→ {self._result(call)}", self._sentence(call))
+        made = self._server(call.seen, call, f"→ {self._result(call)}", self._sentence(call))
         if call.name == "close" and call.error is None:
             self.accepted.pop(call.fd, None)
             self.view = self._after(call)
@@ -191,8 +192,13 @@ class _Film:
         return [Frame(when, name, False, call.line, trail, code, says, self.view)]
 
     def _act(self, act):
-        """Make the frame of a client's act; what the kernel has done before comes first."""
-        made = self._look(act.before)
+        """Make the frame of a client's act; what the kernel has done before comes first.
+
+        That can only be told of a server that sleeps.
+        """
+        before = act.before
+        is_quiet = before and (before.interest is None or before.ready is not None)
+        made = self._look(before) if is_quiet else []
         said = f"{act.client} {act.what}" + (f" {_bytes(act.bytes)}" if act.bytes else "")
         if act.after:
             self.view = self._outside(act.after)

@@ -66,7 +66,7 @@ class Call:
 
     Step by step also, after the call, ends: an End for each connection to the server's port; and
     ready: {epoll: {descriptor: would a poll report it now?}}, None where that could not be told;
-    and threads: the names of those of its process.
+    threads: the names of those of its process; and seen: when all this was looked at.
     """
 
     name: str
@@ -84,6 +84,7 @@ class Call:
     ends: list | None = None
     ready: dict | None = None
     threads: list | None = None
+    seen: float | None = None
     client: str = ""
 
     @property
@@ -532,7 +533,7 @@ def _return(call, record, began):
     }
     if record.get("ends") is not None:
         call.ends = [End(*end) for end in record["ends"]]
-    call.threads = record.get("threads")
+    call.threads, call.seen = record.get("threads"), record["seen"] - began
     if "ready" in record:
         call.ready = {
             int(epoll): ready and {int(fd): is_ready for fd, is_ready in ready.items()}
