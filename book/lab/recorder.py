@@ -11,7 +11,8 @@ A run that a reader is to walk through is recorded step by step, `lab.record(nam
 Then a client acts only once the server sleeps and nothing is on its way to anybody. While the
 client acts, the server is stopped (SIGSTOP): so the kernel can be looked at when the act has
 arrived and the server has not woken up yet. Acts and calls have one order, the same each time.
-What that costs: see tests/test_recorder.py, which measures it.
+That costs a run about 0.5 ms for each call, where it is 0.15 ms else, and 2 to 9 ms for each act,
+on two idle cores (tests/test_frames.py bounds both); and an epoll object for each registration.
 """
 
 import array
