@@ -45,13 +45,6 @@ def test_the_steps():
     )
 
 
-def test_the_run_of_the_picture():
-    assert printed(PAGE, "four-interleaved") == "from slowest slow slowest quick slow slowest", (
-        "“Two clients send their requests in pieces, at different paces, and one sends it whole”; "
-        "“In the run of the picture, whose bytes did the thread receive, one call after another?”"
-    )
-
-
 def test_what_is_so():
     seen = rows(PAGE, "four-level")
     assert seen["bytes come"] == ["IN, IN", "recv: b'hello'"], (
