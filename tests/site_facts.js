@@ -105,6 +105,9 @@ function load(frame, address) {
 function opened(view) {  // the steppers of a page, all opened: does it stay as narrow as the screen?
   const steppers = [...view.document.querySelectorAll(".lab-steps")];
   const open = steppers.map((each) => {
+    const cases = [...view.document.querySelectorAll(".lab-case")];
+    const choice = each.closest(".lab-switch")?.querySelector(".lab-choice");
+    choice?.children[cases.indexOf(each.closest(".lab-case"))].click();
     each.querySelector("[data-do=on]")?.click();
     return width(each.querySelector(".lab-lanes") || view.document.createElement("i")) > 0;
   });

@@ -200,7 +200,7 @@ def test_the_introduction_runs():
         env={**os.environ, "PYTHONPATH": "."},
     )
     assert done.returncode == 0, done.stderr
-    assert len(cells) == 2 and done.stdout.splitlines()[-1].endswith("200 'Hello, world!'")
+    assert len(cells) == 3 and done.stdout.splitlines()[-1].endswith("200 'Hello, world!'")
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)

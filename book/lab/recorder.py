@@ -293,11 +293,13 @@ class _Onlooker:
 
         The twins have higher numbers than the server's own.
         """
-        folder, epolls = f"/proc/{self.server.pid}/fd", []
-        for number in map(int, os.listdir(folder)):
-            if number < self.lowest and "[eventpoll]" in os.readlink(f"{folder}/{number}"):
-                epolls.append(number)
-        return kernel.interest_list(self.server.pid, epolls[0]) if len(epolls) == 1 else None
+        pid, epolls = self.server.pid, []
+        with kernel.still_there(pid):
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # closed meanwhile: it may spin
+                    if int(link.name) < self.lowest and "[eventpoll]" in os.readlink(link):
+                        epolls.append(int(link.name))
+            return kernel.interest_list(pid, epolls[0]) if len(epolls) == 1 else None
 
     def _ready(self, interest):
         """Tell of each descriptor on the interest list whether a poll would report it now."""
