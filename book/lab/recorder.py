@@ -313,25 +313,23 @@ class _Onlooker:
 class _Recorded(Conversation):
     """A conversation each of whose acts is a step of a run.
 
-    An act must not need the server to go on. acknowledges_late: as TCP does it where it is left to
-    itself; else what it receives is acknowledged at once, and no step waits for a timer of 40 ms.
+    An act must not need the server to go on. What it receives is acknowledged at once, so that no
+    step waits for a timer of 40 ms.
     """
 
-    def __init__(self, run, address, name, acknowledges_late=False, **more):
-        self._run, self._acknowledges_late = run, acknowledges_late
+    def __init__(self, run, address, name, **more):
+        self._run = run
         with run.act(name, "connects"):
             super().__init__(address, name, **more)
 
     def send(self, data):
         with self._run.act(self.name, "sends", len(data)):
             super().send(data)
-            if self._acknowledges_late:  # also on a new connection, which would not do so yet
-                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
 
     def receive(self, size=65536):
         data = super().receive(size)
-        if not self._acknowledges_late:  # now: the option does not last, tcp(7)
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        # Now: the option does not last, tcp(7).
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return data
 
     def half_close(self):
@@ -409,7 +407,7 @@ class Run:
     def connect(self, name, **more):
         """Begin a Conversation with the server, which will be in the recording under that name.
 
-        more: what a Conversation takes, as seconds=1; step by step also acknowledges_late.
+        more: what a Conversation takes, as seconds=1.
         """
         if self._onlooker:
             talk = _Recorded(self, self.server.address, name, **more)
