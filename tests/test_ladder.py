@@ -37,6 +37,15 @@ def acknowledge_late(sock):
     sock.setsockopt(TCP, socket.TCP_QUICKACK, 0)
 
 
+def hold_back(watch):
+    """Send 17 bytes and 28 more, which wait for a late acknowledgement; return both ends."""
+    client, server = watch.ends
+    acknowledge_late(server)
+    client.send(b"x" * 17)
+    client.send(b"x" * 28)
+    return client, server
+
+
 def test_one_segment_each_way(watched):
     with watched as watch:
         client, server = watch.ends
@@ -75,10 +84,7 @@ def test_bytes_that_nagle_holds_back(watched):
 
 def test_a_fin_lets_go_what_is_held_back_and_travels_with_it(watched):
     with watched as watch:
-        client, server = watch.ends
-        acknowledge_late(server)
-        client.send(b"x" * 17)
-        client.send(b"x" * 28)
+        client, _ = hold_back(watch)
         client.shutdown(socket.SHUT_WR)
         lab.settled(client)
     assert watch.arrows()[:2] == ["→ 17 bytes", "→ 28 bytes + FIN"]
@@ -256,10 +262,7 @@ def test_a_burst_is_one_segment_and_a_long_wait_has_its_length():
 
 def test_the_picture_shows_what_was_found(watched):
     with watched as watch:
-        client, server = watch.ends
-        acknowledge_late(server)
-        client.send(b"x" * 17)
-        client.send(b"x" * 28)
+        _, server = hold_back(watch)
         lab.until(lambda: lab.kernel.unread(server) == 45)
     picture = ladder.diagram("A title", "An alternative", watch, ("A", "B"))
     assert picture.shows["arrows"] == watch.arrows() == ["→ 17 bytes", "← ACK", "→ 28 bytes"]

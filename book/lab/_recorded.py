@@ -41,9 +41,10 @@ import threading
 import time
 import weakref
 
-import _twins  # beside this file, which is where Python looks first
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:1] = os.path.dirname(HERE), HERE  # what holds `look`, and what holds _twins
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # what holds `look`
+import _twins  # noqa: E402
 
 from look import kernel  # noqa: E402
 
@@ -228,14 +229,14 @@ class Recorder:
                     ready = self.twins.ready(each.fileno(), watched)
                     seen.setdefault("ready", {})[each.fileno()] = ready
         if self.twins:
-            seen["ends"] = self.ends(sockets)
+            seen["ends"] = self.ends(sockets, seen["sockets"])
             seen["threads"] = [self.process + each.name for each in threading.enumerate()]
         return seen
 
-    def ends(self, sockets):
+    def ends(self, sockets, seen):
         """Return the ends at the port that a socket listens at, or has listened at: [port of the
         peer, our descriptor or None, state, unread, bytes given to send and not sent] each; None if
-        none has.
+        none has. seen: what state() has found of the sockets.
 
         An end that waits for the peer's kernel to acknowledge a FIN does so a moment longer: it is
         looked at again, so that what is seen does not depend on that moment.
@@ -243,9 +244,10 @@ class Recorder:
         owners = {}
         for each in sockets:
             with contextlib.suppress(OSError, ValueError):
-                if kernel.state_of(each) == "LISTEN":
+                fd = each.fileno()
+                if seen.get(fd, "?")[0] == "LISTEN":
                     self.address = each.getsockname()
-                owners[os.fstat(each.fileno()).st_ino] = each.fileno()
+                owners[os.fstat(fd).st_ino] = fd
         if not self.address:
             return None
         deadline = time.monotonic() + ANSWER
@@ -389,10 +391,10 @@ def recorded_epoll(recorder):
             self.close()
 
     for name in EPOLL_CALLS:
+        method = with_twins(recorder, name, getattr(original, name))
 
-        def call(self, *arguments, _name=name, **keywords):
-            method = with_twins(recorder, _name, getattr(original, _name))
-            return recorder.around(_name, self, method, self._epoll, *arguments, **keywords)
+        def call(self, *arguments, _name=name, _method=method, **keywords):
+            return recorder.around(_name, self, _method, self._epoll, *arguments, **keywords)
 
         setattr(RecordedEpoll, name, call)
     return RecordedEpoll
@@ -474,7 +476,7 @@ def main():
     for name in [each for each in sys.modules if each.partition(".")[0] in ("look", "_twins")]:
         del sys.modules[name]  # the server may have modules of its own of such names
     sys.argv[:] = sys.argv[4:]
-    sys.path[0] = os.path.dirname(server)
+    sys.path[:2] = [os.path.dirname(server)]
     threading.settrace(recorder.trace)
     sys.settrace(recorder.trace)
     runpy.run_path(server, run_name="__main__")

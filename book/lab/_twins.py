@@ -17,15 +17,15 @@ the number of twins, of those with EPOLLEXCLUSIVE, and of those that another pro
 
 import contextlib
 import fcntl
-import re
 import resource
 import select
 import threading
 
+from look import kernel
+
 NUMBER = 48
 HIGHEST = 4096  # descriptor: the kernel's table is as long as the highest one
 DEFAULT_MASK = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT  # what register() watches for
-REGISTERED = re.compile(r"^tfd:", re.MULTILINE)
 
 
 def duplicate_high(fd):
@@ -89,7 +89,8 @@ class Twins:
     def _give_back_the_empty(self, key):
         left = []
         for twin in self.used.pop(key, ()):
-            (left if entries(twin) else self.stock).append(twin)
+            watches = kernel.registrations("self", twin.fileno())
+            (left if watches else self.stock).append(twin)
         if left:
             self.used[key] = left
 
@@ -102,7 +103,11 @@ class Twins:
         with self.lock:
             for key in [key for key in self.used if key[0] == epoll and key[1] not in watched]:
                 self._give_back_the_empty(key)
-            twins = {fd: self.used[epoll, fd] for fd in watched if (epoll, fd) in self.used}
+            twins = {
+                fd: [twin.fileno() for twin in self.used[epoll, fd]]
+                for fd in watched
+                if (epoll, fd) in self.used
+            }
             return self._agreed(epoll, watched, twins)
 
     def _agreed(self, epoll, watched, twins):
@@ -116,20 +121,11 @@ class Twins:
 def reporting(twins):
     """Tell of each descriptor whether one of its twins has something to report: {…: bool}.
 
-    twins: {descriptor: [epoll object, or its number, ...]}. They report nothing by that.
+    twins: {descriptor: [a twin's own descriptor, ...]}. They report nothing by that.
     """
     poller = select.poll()
     for several in twins.values():
         for twin in several:
             poller.register(twin, select.POLLIN)
-    has = {number for number, _ in poller.poll(0)}
-    return {
-        fd: any((twin if isinstance(twin, int) else twin.fileno()) in has for twin in several)
-        for fd, several in twins.items()
-    }
-
-
-def entries(epoll):
-    """Count what an epoll object of our own watches."""
-    with open(f"/proc/self/fdinfo/{epoll.fileno()}") as file:
-        return len(REGISTERED.findall(file.read()))
+    has = {twin for twin, _ in poller.poll(0)}
+    return {fd: not has.isdisjoint(several) for fd, several in twins.items()}

@@ -164,7 +164,8 @@ class _Film:
         self.alive += [call.thread] if call.thread not in self.alive else []
         self.view = replace(self.view, threads=self._threads())
         where = f", on {self._of(call.fd)}'s socket" if call.fd in self.accepted else ""
-        return self._server(call.began, call, "…", f"falls asleep in {call.name}{where}")
+        code = f"{self._call(call)} …"
+        return self._server(call.began, call, code, f"falls asleep in {call.name}{where}")
 
     def _returned(self, call):
         """Make the frame of a call that returns."""
@@ -175,18 +176,16 @@ class _Film:
         if call.accepted is not None:
             self.accepted[call.accepted] = call.got[1][1]
             self.ports.add(call.got[1][1])
-        self.view = self._after(call)
-        made = self._server(call.seen, call, f"→ {self._result(call)}", self._sentence(call))
+        code, says = f"{self._call(call)} → {self._result(call)}", self._sentence(call)
         if call.name == "close" and call.error is None:
             self.accepted.pop(call.fd, None)
-            self.view = self._after(call)
-        return [replace(made[0], view=self.view)]
+        self.view = self._after(call)
+        return self._server(call.seen, call, code, says)
 
-    def _server(self, when, call, result, says):
+    def _server(self, when, call, code, says):
         trail = self.lines.since_last(call.thread, when)
         trail = trail if call.name != "listen" else ()  # before it the program was only read
         name = self.threads[call.thread]
-        code = f"{self._call(call)} {result}"
         says = f"{'The ' if name[-1].isalpha() else ''}{name} {says}."
         says = says[0].upper() + says[1:]
         return [Frame(when, name, False, call.line, trail, code, says, self.view)]
@@ -199,7 +198,7 @@ class _Film:
         before = act.before
         is_quiet = before and (before.interest is None or before.ready is not None)
         made = self._look(before) if is_quiet else []
-        said = f"{act.client} {act.what}" + (f" {_bytes(act.bytes)}" if act.bytes else "")
+        said = f"{act.client} {act.what}" + (f" {in_bytes(act.bytes)}" if act.bytes else "")
         if act.after:
             self.view = self._outside(act.after)
         says = f"The client “{act.client}”{said[len(act.client) :]}."
@@ -269,13 +268,11 @@ class _Film:
 
     def _registered(self, watched, ready):
         """List what an epoll object watches, {descriptor: mask}, and what of it is ready."""
-        return (
-            watched
-            if watched is None
-            else tuple(
-                Registered(self._of(fd), fd, watched[fd], ready.get(fd) if ready else None)
-                for fd in sorted(watched)
-            )
+        if watched is None:
+            return None
+        return tuple(
+            Registered(self._of(fd), fd, watched[fd], ready.get(fd) if ready else None)
+            for fd in sorted(watched)
         )
 
     # Words
@@ -307,7 +304,7 @@ class _Film:
     def _argument(self, call, place):
         value = call.given[place]
         if isinstance(value, dict):
-            return self._of(value["fd"]) if "fd" in value else _bytes(value["bytes"])
+            return self._of(value["fd"]) if "fd" in value else in_bytes(value["bytes"])
         if call.name in REGISTER:
             return kernel.mask_names(value) if place else self._of(value)
         # A time that the server has worked out is another one each time.
@@ -323,7 +320,7 @@ class _Film:
             return ", ".join(reports) or "nothing"
         if call.accepted is not None:
             return f"{self._of(call.accepted)}, descriptor {call.accepted}"
-        return "done" if call.moved is None else _bytes(call.moved)
+        return "done" if call.moved is None else in_bytes(call.moved)
 
     def _sentence(self, call):
         """Say what a call that has returned has done; the thread is the subject."""
@@ -349,7 +346,7 @@ class _Film:
         )
         new = self._of(call.accepted)
         fd = call.fd if call.accepted is None else call.accepted
-        return said.format(of=of, new=new, moved=_bytes(call.moved or 0), part=part, fd=fd)
+        return said.format(of=of, new=new, moved=in_bytes(call.moved or 0), part=part, fd=fd)
 
 
 REGISTER = {
@@ -396,8 +393,9 @@ class _Lines:
         return tuple(dict.fromkeys(line for _, line in self.of[thread][begin:end]))
 
 
-def _bytes(number):
-    return "1 byte" if number == 1 else f"{number:,} bytes"
+def in_bytes(number):
+    """Say how many bytes: "1 byte", "1,024 bytes"."""
+    return f"{number:,} byte" + "s" * (number != 1)
 
 
 def _told_once(made):

@@ -36,6 +36,7 @@ from look import kernel
 from survive.clients import pair
 
 from . import show
+from .frames import in_bytes
 
 PAUSE = 0.0002  # seconds between two looks
 HELD = 0.002  # seconds: bytes that wait for less were only on their way
@@ -104,7 +105,7 @@ class Segment:
     @property
     def words(self):
         """Say it: `5 bytes`, `5 bytes again`, `FIN`."""
-        said = _bytes(self.size) if self.size else self.kind
+        said = in_bytes(self.size) if self.size else self.kind
         return said + " again" * self.is_again + " + FIN" * self.is_last
 
     def __str__(self):
@@ -118,10 +119,6 @@ class Held(NamedTuple):
     since: float
     until: float
     size: int
-
-
-def _bytes(number):
-    return f"{number:,} byte" + "s" * (number != 1)
 
 
 class Watched(socket.socket):
@@ -138,10 +135,10 @@ class Watched(socket.socket):
         self._act("connect()", super().connect, address)
 
     def send(self, data, *flags):
-        return self._act(f"send({_bytes(len(data))})", super().send, data, *flags)
+        return self._act(f"send({in_bytes(len(data))})", super().send, data, *flags)
 
     def sendall(self, data, *flags):
-        self._act(f"send({_bytes(len(data))})", super().sendall, data, *flags)
+        self._act(f"send({in_bytes(len(data))})", super().sendall, data, *flags)
 
     def shutdown(self, how):
         name = {socket.SHUT_RD: "SHUT_RD", socket.SHUT_WR: "SHUT_WR"}.get(how, "SHUT_RDWR")
@@ -159,7 +156,7 @@ class Watched(socket.socket):
     def recv(self, *arguments):
         data = super().recv(*arguments)
         if self.watch:
-            self.watch.read(self, f"recv: {_bytes(len(data)) if data else 'the end'}")
+            self.watch.read(self, f"recv: {in_bytes(len(data)) if data else 'the end'}")
         return data
 
 
@@ -384,7 +381,7 @@ class _Reading:
         if not (isinstance(last, Act) and last.end == end and now.when - last.when < LONG):
             self.found.append(last := Act(now.when, end, ""))
         last.size += given
-        last.words = f"gives {_bytes(last.size)}"
+        last.words = f"gives {in_bytes(last.size)}"
 
     def _send(self, end, was, now, number):
         """Add what has left an end: data again, data, and a FIN."""
@@ -674,7 +671,7 @@ def _draw_held(axes, placed, held, rows):
         bottom, at = min(left, default=rows), each.end
         axes.plot([at, at], [top, bottom], color=show.ORANGE, lw=5, solid_capstyle="butt", zorder=2)
         place, side = (1.06, "left") if each.end else (-0.06, "right")
-        words = f"{_bytes(each.size)}\nheld back"
+        words = f"{in_bytes(each.size)}\nheld back"
         axes.text(place, (top + bottom) / 2 + 0.2, words, ha=side, va="center", fontsize=8.5)
 
 

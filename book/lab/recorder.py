@@ -306,7 +306,7 @@ class _Onlooker:
         twins = {}
         for twin in self.twins:
             for fd in kernel.interest_list("self", twin.fileno()):
-                twins.setdefault(fd, []).append(twin)
+                twins.setdefault(fd, []).append(twin.fileno())
         return reporting({fd: several for fd, several in twins.items() if fd in interest})
 
 

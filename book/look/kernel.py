@@ -414,9 +414,7 @@ def ends_at(local, diag=None):
 
 def _held(row):
     """Return the bytes that an end was given to send and has not sent; None if that is unknown."""
-    info = attributes(row).get(INET_DIAG_INFO, b"")
-    offset, form = INFO_FIELDS["notsent_bytes"]
-    return struct.unpack_from(form, info, offset)[0] if len(info) >= offset + 4 else None
+    return info_field(attributes(row).get(INET_DIAG_INFO, b""), "notsent_bytes")
 
 
 def _rows(states):
@@ -541,11 +539,22 @@ def counter(name, group="TcpExt"):
 # socket, unacked and sacked are the length and the limit of its queue: net/ipv4/tcp.c.
 INFO_FIELDS = {
     "state": (0, "B"), "retransmits": (2, "B"), "rto": (8, "I"), "unacked": (24, "I"),
-    "sacked": (28, "I"), "snd_cwnd": (80, "I"), "total_retrans": (100, "I"),
-    "bytes_acked": (120, "Q"), "bytes_received": (128, "Q"), "segs_out": (136, "I"),
-    "segs_in": (140, "I"), "notsent_bytes": (144, "I"), "data_segs_in": (152, "I"),
-    "data_segs_out": (156, "I"), "bytes_sent": (200, "Q"), "bytes_retrans": (208, "Q"),
+    "sacked": (28, "I"), "last_data_recv": (52, "I"), "snd_cwnd": (80, "I"),
+    "total_retrans": (100, "I"), "bytes_acked": (120, "Q"), "bytes_received": (128, "Q"),
+    "segs_out": (136, "I"), "segs_in": (140, "I"), "notsent_bytes": (144, "I"),
+    "data_segs_in": (152, "I"), "data_segs_out": (156, "I"), "bytes_sent": (200, "Q"),
+    "bytes_retrans": (208, "Q"),
 }  # fmt: skip
+
+
+def info_field(info, name):
+    """Return a field of a struct tcp_info, by its name without `tcpi_`; None if it is too short.
+
+    info: its bytes, which end earlier on an older kernel.
+    """
+    offset, form = INFO_FIELDS[name]
+    is_there = len(info) >= offset + struct.calcsize(form)
+    return struct.unpack_from(form, info, offset)[0] if is_there else None
 
 
 def tcp_info(sock, field):
@@ -586,10 +595,8 @@ def counts_of(sock):
 
 
 def _counts(info):
-    fields = [INFO_FIELDS[name] for name in Counts._fields]
-    if len(info) < max(offset for offset, _ in fields) + 8:
-        return None
-    return Counts(*(struct.unpack_from(form, info, offset)[0] for offset, form in fields))
+    counts = Counts(*(info_field(info, name) for name in Counts._fields))
+    return None if None in counts else counts
 
 
 def unread(sock):

@@ -20,7 +20,6 @@ from pathlib import Path
 from . import kernel
 from .kernel import Socket
 
-LAST_DATA_RECEIVED, BYTES_ACKED = 52, 120  # where they begin in it: milliseconds, a number
 # A socket that nobody has accepted yet has no inode; of those that nobody has any more, none is in
 # one of these states.
 NOBODYS, QUEUED = bytes(4), [kernel.STATES.index(name) for name in ("ESTABLISHED", "CLOSE-WAIT")]
@@ -102,10 +101,9 @@ def _inet_rows(protocol):
 def _tcp(row, inode):
     """Make a Socket of a row of TCP's, with what its struct tcp_info tells, tcp(7)."""
     info = kernel.attributes(row).get(kernel.INET_DIAG_INFO, b"")
-    if len(info) < BYTES_ACKED + 8:
+    silent, acked = (kernel.info_field(info, each) for each in ("last_data_recv", "bytes_acked"))
+    if acked is None:
         return kernel.socket_of(row)
-    (silent,) = struct.unpack_from("=I", info, LAST_DATA_RECEIVED)
-    (acked,) = struct.unpack_from("=Q", info, BYTES_ACKED)
     return kernel.socket_of(row, "tcp", silent / 1000, acked)
 
 
