@@ -36,7 +36,7 @@ from survive.server import serve
 from survive.waiting import until
 
 from ._twins import NUMBER, reporting
-from .experiment import settled
+from .experiment import both_ends
 from .session import find
 
 MOST_CALLS = 2000
@@ -388,9 +388,8 @@ class Run:
         If it spins, only until that is clear.
         """
         with contextlib.suppress(TimeoutError, ProcessLookupError):
-            for talk in self._talks:
-                if not talk.is_closed:
-                    settled(talk.socket)
+            for talk in self._talks:  # the end of one that has closed may be on its way, too
+                both_ends(talk)
             pid, enough = self.server.pid, kernel.cpu_time(self.server.pid) + SPINS
             if not self.server.is_stopped():  # by the script: it would wait in vain
                 until(lambda: self.server.is_asleep() or kernel.cpu_time(pid) > enough, QUIET)
